@@ -1,4 +1,4 @@
-//! The section `[upstreams.NAME.api]` of the configuration: where and with what a tracker is asked what it stores.
+//! The section `[upstreams.NAME.api]` of the configuration: the API that tells what a tracker stores, and the token for it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,13 +13,13 @@ use crate::units::{Period, Secret};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// What lets us ask.
+    /// The token of the API.
     #[serde(skip_serializing)]
     pub token: Secret,
-    /// Where the API is, when that is not the address of the DSN.
+    /// The address of the API; `None` to derive it from the DSN.
     #[serde(default)]
     pub url: Option<Address>,
-    /// How long the tracker drops an event whose id it has had before; absent, what its kind is known for.
+    /// How long the tracker drops repeats of an event id; `None` for the default of its kind.
     #[serde(default)]
     pub remembers: Option<Period>,
 }
@@ -28,7 +28,7 @@ pub struct Settings {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Address(String);
 
-/// Why a text is no such address. Does not repeat it: it may hold a password.
+/// A text that is no such address. The error does not repeat the text, which may hold a password.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "this is no address of a tracker: write one as in \"https://errors.example\", without /api/ and without user and query"

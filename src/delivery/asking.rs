@@ -1,7 +1,7 @@
-//! One tracker's API over the network: the section `[upstreams.NAME.api]` of the configuration. What is asked and what the answers
-//! mean, [`tracker`](crate::tracker) knows.
+//! One tracker's API over the network: the section `[upstreams.NAME.api]` of the configuration. The questions and the meaning of the
+//! answers are in [`tracker`](crate::tracker).
 //!
-//! Rules: the token goes to the configured address and nowhere else. Of an answer no more than 16 MiB is read. A 404 is believed
+//! Rules: the token goes to the API's address and nowhere else. At most 16 MiB of an answer are read. A 404 counts as "not stored" only
 //! once the tracker has shown that the project is the right one.
 
 use std::collections::BTreeMap;
@@ -30,27 +30,27 @@ use super::mend::Mend;
 use super::settings::{Kind, Settings as Upstream};
 use super::transport::{Contents, Transport, parcel};
 
-/// How much of an answer is read: a page of a hundred large events is smaller.
+/// The most bytes of an answer that are read; a page of a hundred large events is smaller.
 const LARGEST: usize = 16 << 20;
-/// How long an answer may take.
+/// The timeout of an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long it is believed that a project is the right one.
+/// How long a project counts as confirmed.
 const CONFIRMED_FOR: Duration = Duration::from_secs(3600);
-/// How long after an answer a canary is asked for again.
+/// The pause between two lookups of a canary.
 const EACH: Duration = Duration::from_secs(1);
-/// How long it is believed which version a tracker is.
+/// How long until a tracker is asked for its version again.
 const VERSION_FOR: Duration = Duration::from_secs(600);
-/// From this version on a GlitchTip loses no event along with another.
+/// The first version of GlitchTip that loses no event along with another.
 const LOSES_NO_BATCH: Version = (6, 0);
 
-/// The header with the token; `None` when it has characters that no header may have.
+/// The header with the token; `None` when the token has characters that no header may have.
 pub fn authorization(token: &Secret) -> Option<HeaderValue> {
     let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
-/// How a kind of upstream is asked; `None` for those that have no API.
+/// The API dialect of a kind of upstream; `None` for kinds without an API.
 fn dialect(kind: Kind) -> Option<&'static dyn Dialect> {
     match kind {
         Kind::Sentry | Kind::Glitchtip => Some(&Sentry),
@@ -69,7 +69,7 @@ pub fn wants_a_name(kind: Kind) -> bool {
     dialect(kind).is_some_and(Dialect::wants_a_name)
 }
 
-/// Where the API of a tracker is whose DSN this is. Sentry SaaS takes envelopes at another host than its API.
+/// The address of a tracker's API, derived from its DSN. Sentry SaaS takes envelopes at another host than its API.
 fn address_of(dsn: &Dsn) -> String {
     let host = dsn.authority().host();
     if host.ends_with(".ingest.sentry.io") {
@@ -81,7 +81,7 @@ fn address_of(dsn: &Dsn) -> String {
     format!("{}://{}{}", dsn.scheme(), dsn.authority(), dsn.prefix())
 }
 
-/// One upstream's API. Cheap to clone; clones share the connections and what was confirmed.
+/// One upstream's API. Cheap to clone; clones share the connections and the confirmations.
 #[derive(Clone, Debug)]
 pub struct Api(Arc<Inner>);
 
@@ -99,7 +99,7 @@ struct Inner {
     version: Mutex<Known>,
 }
 
-/// What a tracker said of its version, and when it was last asked.
+/// The known version of a tracker, and when it was last asked.
 #[derive(Debug, Default)]
 struct Known {
     version: Option<Version>,
@@ -107,7 +107,7 @@ struct Known {
 }
 
 impl Api {
-    /// The API of an upstream; `None` where it has none, or no section.
+    /// The API of an upstream; `None` without a section, for a kind without an API, and for a token that fits no header.
     pub fn of(upstream: &Upstream) -> Option<Self> {
         let settings = upstream.api.as_ref()?;
         let dialect = dialect(upstream.kind)?;
@@ -137,11 +137,11 @@ impl Api {
         There { address: address.into(), name: name.unwrap_or_default().into(), number: dsn.project().into() }
     }
 
-    /// The tracker's copy of an event, as JSON; `None`: it has none.
+    /// The tracker's copy of an event, as JSON; `None` when it has none.
     ///
     /// # Errors
     ///
-    /// When its answer says nothing of the event.
+    /// When the answer says nothing about the event.
     pub async fn event(&self, there: &There, id: EventId) -> Result<Option<Vec<u8>>, Trouble> {
         let dialect = self.0.dialect;
         let reply = self.ask(there, &dialect.event(there, id)).await?;
@@ -153,16 +153,16 @@ impl Api {
         Ok(None)
     }
 
-    /// Whether its lists have the newest events first.
+    /// Whether the tracker's lists have the newest events first.
     pub fn is_sorted(&self) -> bool {
         self.0.dialect.is_sorted()
     }
 
-    /// Ids of a project's events, the newest first as far as the tracker sorts.
+    /// A page of the ids of a project's events, the newest first if the tracker sorts them.
     ///
     /// # Errors
     ///
-    /// When its answer is no list.
+    /// When the answer is no list.
     pub async fn page(&self, there: &There, from: Option<Cursor>) -> Result<Page, Trouble> {
         let dialect = self.0.dialect;
         let reply = self.ask(there, &dialect.page(there, from.as_ref())).await?;
@@ -173,7 +173,7 @@ impl Api {
         Ok(page)
     }
 
-    /// Whether the token, its scope and the project are good.
+    /// Checks the token, its scope and the project.
     ///
     /// # Errors
     ///
@@ -182,13 +182,14 @@ impl Api {
         self.event(there, EventId::random()).await.map(drop)
     }
 
-    /// Waits until an event is stored, no longer than `until`. `None`: the tracker could not be asked.
+    /// Waits until the tracker stores an event, no longer than `until`. `Some(false)` when it does not store it by then; `None` when the
+    /// last question was refused or failed.
     pub async fn seek(&self, there: &There, id: EventId, until: Instant) -> Option<bool> {
         loop {
             let seen = match self.event(there, id).await {
                 Ok(Some(_)) => return Some(true),
                 Ok(None) => Some(false),
-                // Asking again mends none of these.
+                // Asking again does not help.
                 Err(Trouble::Refused(_)) => return None,
                 Err(_) => None,
             };
@@ -199,12 +200,12 @@ impl Api {
         }
     }
 
-    /// Whether it is to be asked which version it is.
+    /// Whether to ask the tracker for its version.
     pub fn wants_version(&self) -> bool {
         self.0.kind == Kind::Glitchtip && self.version().asked.is_none_or(|at| at.elapsed() >= VERSION_FOR)
     }
 
-    /// Asks which version it is. One that does not say leaves what was known.
+    /// Asks the tracker for its version. The known version stays if the answer names none.
     pub async fn ask_version(&self, there: &There) {
         let reply = self.ask(there, sentry::SETTINGS).await.ok();
         let said = reply.and_then(|reply| sentry::version(&reply.answer()));
@@ -212,7 +213,7 @@ impl Api {
         (known.version, known.asked) = (said.or(known.version), Some(Instant::now()));
     }
 
-    /// Whether it is known to be of a version that loses no event along with another.
+    /// Whether the tracker's known version loses no event along with another.
     pub fn loses_no_batch(&self) -> bool {
         self.version().version.is_some_and(|version| version >= LOSES_NO_BATCH)
     }
@@ -221,7 +222,7 @@ impl Api {
         self.0.version.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why the tracker is known to lose an event like this one. Reads a large body, and blocks.
+    /// Why the tracker is known to lose an event in this body; `None` if it is not. Reads a large body, and blocks.
     pub fn known_loss(&self, body: &Body) -> Option<Cause> {
         if self.0.kind != Kind::Glitchtip || self.loses_no_batch() {
             return None;
@@ -232,7 +233,7 @@ impl Api {
         (cause != Cause::Release || !self.0.mend.contains(&Mend::Release)).then_some(cause)
     }
 
-    /// In which form it shows an event.
+    /// The form in which the API shows an event; `None` for kinds without an API.
     pub fn content_kind(&self) -> Option<content::Kind> {
         match self.0.kind {
             Kind::Sentry => Some(content::Kind::Sentry),
@@ -242,17 +243,17 @@ impl Api {
         }
     }
 
-    /// How long the tracker drops an event whose id it has had before.
+    /// How long the tracker drops repeats of an event id.
     pub fn remembers(&self) -> Duration {
         match (self.0.remembers, self.0.kind) {
             (Some(written), _) => written.get(),
-            // Ids are kept in its cache for so long (glitchtip-backend, `apps/event_ingest/views.py`; seen by running it).
+            // GlitchTip keeps ids in its cache for so long (glitchtip-backend, `apps/event_ingest/views.py`; seen by running it).
             (None, Kind::Glitchtip) => Duration::from_secs(300),
             (None, _) => Duration::ZERO,
         }
     }
 
-    /// Makes sure that a project is the right one, unless that is known.
+    /// Confirms that a project is the right one, unless that is known.
     async fn confirm(&self, there: &There) -> Result<(), Trouble> {
         let questions = self.0.dialect.confirmations(there);
         if questions.is_empty() || self.is_confirmed(there) {
@@ -295,7 +296,7 @@ impl Api {
     }
 }
 
-/// An answer as it came.
+/// An answer with its whole body.
 struct Reply {
     status: http::StatusCode,
     headers: HeaderMap,

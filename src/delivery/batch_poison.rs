@@ -1,9 +1,9 @@
-//! Events that make a GlitchTip 5 lose the whole batch they are stored with, up to a hundred events of any project, all of them
-//! answered with 200 (glitchtip-backend, `apps/event_ingest/process_event.py`: one insert for all).
+//! Events that make a GlitchTip 5 lose the whole batch that they are stored with: up to a hundred events of any project, each answered with
+//! 200 (glitchtip-backend, `apps/event_ingest/process_event.py`: one insert for all).
 //!
-//! Rules: each goes alone ([`crate::policy::apart`]), unless `spare_batches` is off or its API says version 6, which takes them. Most
-//! events are found harmless without being read as JSON. What is read is read as GlitchTip reads it: of a name that is there twice the
-//! last one counts. One that may be such an event, and that only its more lenient reader understands, counts as one.
+//! Rules: each such event is sent alone ([`crate::policy::apart`]), unless `spare_batches` is off or the tracker's API says version 6,
+//! which takes it. Most events are found harmless without parsing JSON. Parsing follows GlitchTip: of repeated names the last one counts.
+//! An event that may be such an event, and that only GlitchTip's more lenient parser understands, counts as one.
 
 use std::borrow::Cow;
 
@@ -15,10 +15,10 @@ use crate::protocol::item::ItemType;
 
 use super::members;
 
-/// A release may have so many characters: its column's width.
+/// The most characters of a release: the width of its column.
 pub(super) const LONGEST_RELEASE: usize = 255;
 const RELEASE: &[u8] = b"\"release\"";
-/// How an escape of an ASCII letter begins, which no SDK writes: a name may be spelled with it.
+/// How an escape of an ASCII letter begins. No SDK writes one, but a name may be spelled with it.
 const LETTER: [&[u8]; 2] = [b"\\u006", b"\\u007"];
 
 /// What is wrong with an event.
@@ -28,12 +28,12 @@ pub enum Cause {
     Release,
     /// A transaction has no `trace_id` that is a UUID.
     Trace,
-    /// It may be one of these, and cannot be read here.
+    /// It may be one of these, and cannot be parsed here.
     Unreadable,
 }
 
 impl Cause {
-    /// In words, of an event.
+    /// The cause in words.
     pub const fn why(self) -> &'static str {
         match self {
             Self::Release => "its release has more than 255 characters",
@@ -52,7 +52,7 @@ impl Cause {
     }
 }
 
-/// Whether somewhere in these bytes a release stands that may be too long: worth reading them.
+/// Whether these bytes may hold a release that is too long, and are worth parsing.
 pub(super) fn is_suspect(bytes: &[u8]) -> bool {
     LETTER.iter().any(|escape| memmem::find(bytes, escape).is_some()) || has_long_release(bytes)
 }
@@ -67,14 +67,14 @@ fn has_long_release(bytes: &[u8]) -> bool {
     })
 }
 
-/// Why the item cannot be stored; `None` when nothing speaks against it.
+/// Why the tracker cannot store the item; `None` when nothing speaks against it.
 pub(super) fn why(kind: &ItemType, payload: &[u8]) -> Option<Cause> {
     if !matches!(kind, ItemType::Event | ItemType::Transaction) {
         return None;
     }
     let is_transaction = *kind == ItemType::Transaction;
     let Ok([release, contexts]) = members::last(payload, ["release", "contexts"]) else {
-        // What is no object is refused by every reader, not stored.
+        // Every reader refuses a payload that is no object, and stores none of it.
         let may_be = payload.trim_ascii_start().starts_with(b"{") && (is_transaction || is_suspect(payload));
         return may_be.then_some(Cause::Unreadable);
     };
@@ -84,7 +84,7 @@ pub(super) fn why(kind: &ItemType, payload: &[u8]) -> Option<Cause> {
     (is_transaction && !has_trace(contexts)).then_some(Cause::Trace)
 }
 
-/// A release of another type is refused, not stored.
+/// Why the tracker cannot store the release. A release of another type is refused, not stored, and harms no batch.
 fn why_release(release: &RawValue) -> Option<Cause> {
     match text(release) {
         Some(text) => (text.chars().count() > LONGEST_RELEASE).then_some(Cause::Release),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_such_an_event_and_cannot_be_read_counts_as_one() {
+    fn an_unreadable_event_that_may_be_poison_counts_as_poison() {
         let long = "r".repeat(300);
         for payload in [
             format!("{{\"extra\":NaN,\"release\":\"{long}\"}}"),

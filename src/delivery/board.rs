@@ -1,5 +1,5 @@
-//! What each worker tells of its upstream: written by the worker when it changes, read by status and metrics. And how the canaries
-//! fare there, of which the worker is one witness.
+//! The board: each worker's report on its upstream, read by status and metrics. It also holds the canaries of each upstream; the worker is
+//! one of those that report on them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,29 +15,29 @@ use super::batch_poison::Cause;
 /// The state of one upstream, as its worker sees it.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Its circuit.
+    /// The state of the circuit.
     pub circuit: State,
-    /// Whether the last that was heard of it is an answer.
+    /// Whether the upstream answers: false from a failure until the next answer. A failure of one project alone does not count.
     pub up: bool,
     /// Whether it refuses our DSN for some project.
     pub misconfigured: bool,
-    /// The projects that fail there while others are taken, each with the moment until which that is so if nothing more is heard.
+    /// The projects that fail while others are taken, each with the time until which it is reported as failing.
     pub alone: Vec<(Arc<str>, Timestamp)>,
-    /// What projects send there that a GlitchTip 5 loses together with other events, and when last.
+    /// The projects that send events with which a GlitchTip 5 loses others, each with the cause and the last time.
     pub poison: Vec<(Arc<str>, Cause, Timestamp)>,
-    /// Whether its API says that it is of a version that loses no event along with another.
+    /// Whether the API says that the upstream's version loses no event along with another.
     pub loses_no_batch: bool,
-    /// How many of those answers may only pass.
+    /// The number of refusals of our DSN that may pass by themselves.
     pub in_doubt: u64,
-    /// When it last took an envelope.
+    /// When the upstream last took an envelope.
     pub last_delivery: Option<Timestamp>,
-    /// What last went wrong.
+    /// The last error.
     pub last_error: Option<LastError>,
-    /// What it last said when it refused our DSN.
+    /// The last refusal of our DSN.
     pub refusal: Option<LastError>,
-    /// Its rate limits, over all projects.
+    /// The categories that the upstream limits, over all projects, and until when.
     pub limits: Vec<(Category, Timestamp)>,
-    /// Its canaries, when it gets any.
+    /// The canaries of the upstream; `None` when it gets none.
     pub canary: Option<Canary>,
 }
 
@@ -60,11 +60,11 @@ impl Default for Report {
     }
 }
 
-/// The most projects of which it is told what they send.
+/// The most entries of [`Report::poison`].
 const TOLD: usize = 20;
 
 impl Report {
-    /// A project sends what others are lost with.
+    /// Notes that a project sends events with which others are lost.
     pub(super) fn note_poison(&mut self, project: &Arc<str>, cause: Cause, now: Timestamp) {
         if let Some((.., at)) = self.poison.iter_mut().find(|(name, known, _)| name == project && *known == cause) {
             *at = now;
@@ -73,14 +73,14 @@ impl Report {
         }
     }
 
-    /// What explains its state: what last went wrong, and while it refuses our DSN for a project, how. Another project may have had
-    /// another answer since.
+    /// The error that explains the state: the last refusal while our DSN is refused for a project and the circuit is closed, because
+    /// another project may have had another answer since; else the last error.
     pub fn reason(&self) -> Option<&LastError> {
         let refusal = self.refusal.as_ref().filter(|_| self.circuit == State::Closed && self.misconfigured);
         refusal.or(self.last_error.as_ref())
     }
 
-    /// The state in one word, the gravest first.
+    /// The state in one word: the gravest that applies.
     pub fn word(&self, now: Timestamp) -> &'static str {
         match self.circuit {
             State::Open => "down",
@@ -107,19 +107,19 @@ impl Board {
         }
     }
 
-    /// Acts on what is known of an upstream's canaries; `None` when no worker serves it.
+    /// Calls `act` with the canaries of an upstream; `None` when no worker serves it.
     pub fn canary<T>(&self, upstream: &str, act: impl FnOnce(&mut Option<Canary>) -> T) -> Option<T> {
         let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         reports.get_mut(upstream).map(|report| act(&mut report.canary))
     }
 
-    /// Forgets the canaries of all upstreams but these.
+    /// Removes the canaries of all upstreams but these.
     pub fn keep_canaries(&self, of: &[Arc<str>]) {
         let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         reports.iter_mut().filter(|(name, _)| !of.contains(name)).for_each(|(_, report)| report.canary = None);
     }
 
-    /// Forgets an upstream.
+    /// Removes the report of an upstream.
     pub(super) fn remove(&self, upstream: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(upstream);
     }

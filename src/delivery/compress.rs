@@ -1,10 +1,10 @@
-//! Envelopes compressed for upstreams that want that: which are worth it, and once for all upstreams that want the same.
+//! Compresses envelopes for upstreams that want it: those that are worth it, and once for all upstreams with the same encoding.
 //!
-//! An envelope's header line is each upstream's own, the rest is the same for all. The rest is compressed once; the line goes before
-//! it as it is, in a block of its own of the same gzip member (RFC 1952) or zstd frame (RFC 8878), because decoders may stop after the
-//! first of several.
+//! The header line of an envelope differs from upstream to upstream; the rest is the same for all. The rest is compressed once. The line
+//! precedes it uncompressed, in a block of its own in the same gzip member (RFC 1952) or zstd frame (RFC 8878), because decoders may stop
+//! after the first of several.
 //!
-//! Rule: what saves nothing goes out as it is.
+//! Rule: an envelope that compression hardly shrinks is sent uncompressed.
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use zstd::stream::write::Encoder;
 
 use crate::tasks;
 
-/// What is smaller fits into one packet of a network as it is.
+/// A smaller body fits into one network packet as it is.
 const WORTH: usize = 1400;
-/// What is larger is compressed beside the worker, not by it.
+/// A larger body is compressed on a thread of its own, not by the worker.
 const BESIDE: usize = 32 * 1024;
-/// The part of its size that a body must lose.
+/// A body must lose more than one part in this many of its size.
 const GAIN: usize = 16;
-/// The most memory for what is shared between upstreams, and how long it is kept unused.
+/// The most bytes that upstreams share, and how long they are kept unused.
 const MOST_SHARED: u64 = 4 << 20;
 const SHARED_FOR: Duration = Duration::from_secs(5);
 /// The level of zstd: its own default.
@@ -37,13 +37,13 @@ const LONGEST_RAW: usize = 128 * 1024;
 /// The magic number of a zstd frame.
 const MAGIC: u32 = 0xfd2f_b528;
 
-/// How what is sent to an upstream is compressed.
+/// The encoding of envelopes to an upstream.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compress {
     /// zstd: the least work. Sentry and its Relay know it.
     Zstd,
-    /// gzip: what everything knows.
+    /// gzip: known everywhere.
     Gzip,
     /// Not at all.
     None,
@@ -65,18 +65,18 @@ impl Compress {
     }
 }
 
-/// What was compressed lately. Cheap to clone; clones share it.
+/// The bodies that were compressed lately. Cheap to clone; clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Packs(Cache<(usize, usize, Compress), Arc<Pack>>);
 
 /// The rest of an envelope, compressed.
 #[derive(Debug)]
 struct Pack {
-    /// As it was. Being kept here, its place in the memory is nothing else's.
+    /// The uncompressed bytes. While they are kept here, no other body has their address, which is in the key.
     source: Bytes,
-    /// Blocks of deflate or zstd, the last one marked as such; `None` when that saves nothing.
+    /// Blocks of deflate or zstd, the last one marked as such; `None` when compression saves too little.
     blocks: Option<Bytes>,
-    /// The checksum of the source, where gzip needs it.
+    /// The checksum of the source; only gzip needs it.
     crc: Crc,
 }
 
@@ -91,7 +91,7 @@ impl Default for Packs {
 }
 
 impl Packs {
-    /// The line and the rest of an envelope as pieces of a compressed body; `None` when that saves nothing.
+    /// The line and the rest of an envelope as pieces of a compressed body; `None` when compression saves too little.
     pub(super) async fn pack(&self, line: Bytes, rest: Bytes, how: Compress) -> Option<[Bytes; 3]> {
         if rest.len() < WORTH {
             return None;
@@ -107,7 +107,7 @@ impl Packs {
 
     fn find(&self, source: Bytes, how: Compress) -> Arc<Pack> {
         let key = (source.as_ptr().addr(), source.len(), how);
-        // Who wants the same meanwhile waits for it.
+        // A second caller with the same source waits for the first.
         self.0.get_with(key, || Arc::new(Pack::of(source, how)))
     }
 }
@@ -135,7 +135,7 @@ impl Pack {
         let mut head = BytesMut::with_capacity(line.len() + 64);
         let mut end = BytesMut::new();
         if how == Compress::Gzip {
-            // No name, no time, no system.
+            // No file name, no time, no system.
             head.put_slice(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff]);
             for block in line.chunks(LONGEST_STORED) {
                 let length = u16::try_from(block.len()).ok()?;
@@ -163,7 +163,7 @@ impl Pack {
     }
 }
 
-/// The blocks of a zstd frame without what stands before them.
+/// The blocks of a zstd frame, without its header.
 fn blocks_of(frame: Vec<u8>) -> Option<Bytes> {
     let descriptor = usize::from(*frame.get(4)?);
     let (size, one_segment, dictionary) = (descriptor >> 6, descriptor >> 5 & 1, descriptor & 3);
@@ -173,14 +173,14 @@ fn blocks_of(frame: Vec<u8>) -> Option<Bytes> {
     (before < frame.len()).then(|| Bytes::from(frame).slice(before..))
 }
 
-/// Compresses piece by piece what is too large for the memory.
+/// Compresses, piece by piece, a body that is too large for the memory.
 pub(super) enum Press {
     Gzip(GzEncoder<Vec<u8>>),
     Zstd(Encoder<'static, Vec<u8>>),
 }
 
 impl Press {
-    /// `None` when nothing is to be compressed.
+    /// Returns `None` for [`Compress::None`].
     pub(super) fn new(how: Compress) -> io::Result<Option<Self>> {
         Ok(match how {
             Compress::None => None,
@@ -189,7 +189,7 @@ impl Press {
         })
     }
 
-    /// What comes out when this goes in: nothing, perhaps.
+    /// Compresses a piece. Returns the output that is ready, which may be empty.
     pub(super) fn write(&mut self, piece: &[u8]) -> io::Result<Bytes> {
         let out = match self {
             Self::Gzip(gzip) => gzip.write_all(piece).map(|()| gzip.get_mut()),
@@ -198,7 +198,7 @@ impl Press {
         Ok(std::mem::take(out).into())
     }
 
-    /// The last of it.
+    /// Ends the stream. Returns the last output.
     pub(super) fn finish(self) -> io::Result<Bytes> {
         match self {
             Self::Gzip(gzip) => gzip.finish(),
@@ -214,7 +214,7 @@ mod tests {
 
     use super::*;
 
-    /// Decoded by a decoder that stops after the first member or frame.
+    /// Decodes with a decoder that stops after the first member or frame.
     fn decoded(body: &[u8], how: Compress) -> Vec<u8> {
         let mut text = vec![];
         match how {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_of_its_own_and_the_shared_rest_are_one_member_and_one_frame() {
+    async fn the_own_line_and_the_shared_rest_form_one_member_or_frame() {
         let packs = Packs::default();
         for how in [Compress::Gzip, Compress::Zstd] {
             for length in [WORTH, 4096, BESIDE + 1, 300_000, 1 << 20] {
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_rest_is_compressed_once_for_all_that_want_the_same() {
+    async fn the_rest_is_compressed_once_for_all_upstreams_with_one_encoding() {
         let (packs, rest) = (Packs::default(), text(5000));
         let mut blocks = vec![];
         for line in ["{\"dsn\":\"a\"}", "{\"dsn\":\"b\"}"] {
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_saves_nothing_goes_out_as_it_is() {
+    async fn a_body_that_compression_does_not_shrink_is_not_packed() {
         let (packs, line) = (Packs::default(), Bytes::from_static(b"{}"));
         let mut state = 1_u64;
         let noise = std::iter::repeat_with(|| {
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_through_a_press_is_the_same_behind_it() {
+    fn a_press_keeps_every_byte() {
         for how in [Compress::Gzip, Compress::Zstd] {
             let (mut press, whole) = (Press::new(how).unwrap().unwrap(), text(700_000));
             let mut body = vec![];

@@ -1,7 +1,6 @@
-//! The headers of requests, kept for the next one of the same sender: a service sends many envelopes, and an upstream gets the same
-//! headers with each.
+//! A cache of request headers by sender: a service sends many envelopes, and an upstream gets the same headers with each.
 //!
-//! Rule: a few are kept, whatever comes. Whoever keeps them forgets them when the routing changes, which may change keys.
+//! Rule: the cache has a bounded size. Its owner drops it when the routing changes, which may change keys.
 
 use std::sync::Arc;
 
@@ -9,14 +8,14 @@ use http::HeaderMap;
 
 use crate::journal::{Client, Record};
 
-/// As many senders are remembered at most.
+/// The most senders in the cache.
 const MOST: usize = 8;
 
 /// The headers for the last senders.
 #[derive(Default)]
 pub(super) struct HeaderCache {
     all: Vec<Head>,
-    /// The one that gives way next.
+    /// The position of the entry that is replaced next.
     oldest: usize,
 }
 
@@ -27,7 +26,7 @@ struct Head {
 }
 
 impl HeaderCache {
-    /// The headers for the sender of a record, made by `make` where they are not known.
+    /// The headers for the sender of a record; `make` makes them when they are not cached.
     pub(super) fn of(&mut self, record: &Record, make: impl FnOnce() -> HeaderMap) -> HeaderMap {
         let (project, client) = (&record.project, &record.client);
         let known = self.all.iter().find(|head| head.project == *project && is_same(&head.sender, client));
@@ -47,7 +46,7 @@ impl HeaderCache {
     }
 }
 
-/// Whether upstreams are told the same of both.
+/// Whether requests of both have the same headers.
 fn is_same(one: &Client, other: &Client) -> bool {
     one.forwarded_for == other.forwarded_for
         && one.user_agent == other.user_agent

@@ -1,7 +1,7 @@
-//! The headers that an operator gives an upstream, as what stands before a tracker asks for: Cloudflare Access, Google's IAP, HTTP
+//! The headers that an operator adds for an upstream, as a proxy before the tracker demands them: Cloudflare Access, Google's IAP, HTTP
 //! Basic. The option `headers` of `[upstreams.NAME]`.
 //!
-//! Rule: they go with every request there, and their values are shown nowhere.
+//! Rule: they go with every request to the upstream, and their values are shown nowhere.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use crate::units::Secret;
 
 /// The most headers of one upstream.
 const MOST: usize = 32;
-/// The longest value.
+/// The longest value, in bytes.
 const LONGEST: usize = 8 * 1024;
-/// A shorter value is not looked for in answers: it would hide words.
+/// A shorter value is not hidden in answers, because that would hide words.
 const SHORTEST_HIDDEN: usize = 4;
 
-/// What the relay says itself of each request, or what is of one connection only (RFC 9110, section 7.6.1).
+/// Headers that the relay sets itself, and headers of a single connection (RFC 9110, section 7.6.1).
 const OURS: [&str; 21] = [
     "host",
     "content-length",
@@ -50,9 +50,9 @@ pub struct Headers(Arc<Lines>);
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Lines {
-    /// As they stand in the file.
+    /// The headers as they are written in the file.
     written: BTreeMap<String, Secret>,
-    /// Those of them that can be sent.
+    /// The headers that can be sent.
     sent: HeaderMap,
 }
 
@@ -71,27 +71,27 @@ fn parse(value: &Secret) -> Option<HeaderValue> {
 }
 
 impl Headers {
-    /// Each as it is written.
+    /// The headers as they are written.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Secret)> {
         self.0.written.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// Sets them in a request.
+    /// Sets the headers in a request.
     pub fn apply(&self, request: &mut HeaderMap) {
         for (name, value) in &self.0.sent {
             request.insert(name, value.clone());
         }
     }
 
-    /// The name of the header that a bearer token would need, too, as it is written.
+    /// The header, as it is written, that takes the place of a bearer token; `None` when there is none.
     pub fn authorization(&self) -> Option<&str> {
         self.iter().map(|(name, _)| name).find(|name| name.eq_ignore_ascii_case(header::AUTHORIZATION.as_str()))
     }
 
-    /// An answer with their values hidden: a tracker, or what stands before it, may repeat them.
+    /// Hides the values in an answer: a tracker, or a proxy before it, may repeat them.
     pub fn hide(&self, mut text: String) -> String {
         for value in self.0.written.values().map(Secret::expose) {
-            // Of `Basic …` the second word is the secret.
+            // In `Basic …` the second word is the secret.
             for part in [value, value.split_once(' ').map_or("", |(_, rest)| rest.trim())] {
                 if part.len() >= SHORTEST_HIDDEN && text.contains(part) {
                     text = text.replace(part, "***");
@@ -101,7 +101,7 @@ impl Headers {
         text
     }
 
-    /// What is wrong with them, as the name, where one is at fault, and words that show no value.
+    /// The problems of the headers: the name of the header at fault, if it is one, and words that show no value.
     pub fn problems(&self) -> Vec<(Option<&str>, &'static str)> {
         let mut problems = vec![];
         if self.0.written.len() > MOST {
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_sent_is_named() {
+    fn a_header_that_cannot_be_sent_is_named() {
         let own = headers(&[
             ("Host", "h"),
             ("X a", "v"),

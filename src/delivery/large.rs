@@ -1,5 +1,5 @@
-//! Large bodies, on their way out: what they weigh, and how they are opened before anything is decided about them, so that
-//! the worker itself never waits for the disk.
+//! Large bodies on their way out: their weight in memory, and how they are opened before anything is decided about them, so that the worker
+//! itself never waits for the disk.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use crate::tasks;
 
 use super::quirks::Quirks;
 
-/// How long a record waits whose body cannot be read.
+/// How long a record with an unreadable body waits.
 pub(super) const UNREADABLE: Duration = Duration::from_secs(60);
-/// What a large body takes of the memory on its way out.
+/// The memory that a large body takes on its way out, in bytes.
 const STREAMED: usize = 512 << 10;
 
-/// The memory that a body takes on its way out.
+/// The memory that a body takes on its way out, in bytes.
 pub(super) fn weight(body: &Body) -> usize {
     if let Body::Memory(bytes) = body { bytes.len() } else { STREAMED }
 }
 
-/// Opens a large body, and sees to it that an envelope's outline is at hand, and what its events say where the upstream's quirks ask for
-/// that.
+/// Opens a large body. Loads the outline of an envelope, and its events if the upstream's quirks look into them. `None` for a body in
+/// memory.
 pub(super) async fn open(claim: &Claim, quirks: &Quirks) -> Result<Option<Arc<dyn Pieces>>, Unreadable> {
     let Body::Large(large) = &claim.record.body else { return Ok(None) };
     let (body, large) = (claim.record.body.clone(), Arc::clone(large));

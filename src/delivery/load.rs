@@ -1,7 +1,8 @@
-//! What of a claimed record goes now, what goes after it, what waits for a limit to end, and what the upstream has no place for.
+//! Divides a claimed record: items that are sent now, items that are sent after them, items that wait for a limit to end, and items that
+//! the upstream never stores.
 //!
-//! Rule: a record is read only when something of its project is limited, some of it has gone before, or the upstream's [`Quirks`]
-//! concern it. Otherwise it goes as a whole, unread.
+//! Rule: a record is parsed only if something of its project is limited, some of it was sent before, or the upstream's [`Quirks`] concern
+//! it. Otherwise it is sent whole, unparsed.
 
 use memchr::memmem;
 use serde::Deserialize;
@@ -23,31 +24,31 @@ use super::settings::OnRateLimit;
 
 pub(super) mod limited;
 
-/// Some items of a record, by their positions, and what they count as.
+/// Some items of a record, by their positions, and their quantities.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Part {
     pub(super) items: Vec<u16>,
     pub(super) quantities: Quantities,
 }
 
-/// What of a record goes now, and what becomes of the rest.
+/// The items of a record that are sent now, and the rest.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Load {
-    /// Everything goes, as it came.
+    /// Whether the whole record is sent, as it came.
     whole: bool,
-    /// What goes now, in this order; without positions when whole.
+    /// The items that are sent now, in this order; without positions when `whole`.
     pub(super) send: Part,
-    /// What goes in requests of its own after this one.
+    /// The items that are sent in requests of their own after this one.
     later: Part,
-    /// What is limited.
+    /// The items that are limited.
     limited: Part,
-    /// When the last of its limits ends.
+    /// The end of the last of their limits.
     pub(super) limited_until: Option<Timestamp>,
-    /// What the upstream has no place for.
+    /// The items that the upstream never stores.
     unsupported: Part,
-    /// The id of the event that goes, when the envelope had several.
+    /// The id of the event that is sent, when the events of the envelope are sent apart.
     pub(super) event_id: Option<EventId>,
-    /// Why what goes makes the upstream lose the batch it is stored with.
+    /// Why the upstream loses the batch that these items are stored with; `None` when it does not.
     pub(super) batch_poison: Option<batch_poison::Cause>,
 }
 
@@ -57,12 +58,12 @@ impl Load {
         Self { whole: true, send, ..Self::default() }
     }
 
-    /// Whether the whole record goes, as it came.
+    /// Whether the whole record is sent, as it came.
     pub(super) const fn is_whole(&self) -> bool {
         self.whole
     }
 
-    /// The positions of what goes now; `None` means all.
+    /// The positions of the items that are sent now; `None` for all.
     pub(super) fn positions(&self) -> Option<Vec<u16>> {
         (!self.whole).then(|| positions(&[&self.send]))
     }
@@ -77,7 +78,7 @@ impl Load {
         !self.limited.items.is_empty()
     }
 
-    /// What is dropped before anything is sent; `None` when the upstream has a place for everything. The rest is due at once.
+    /// Drops the items that the upstream never stores, before anything is sent; `None` when there are none. The rest is due at once.
     pub(super) fn without_unsupported(&self, claim: &Claim, now: Timestamp) -> Option<Settlement> {
         if self.unsupported.items.is_empty() {
             return None;
@@ -90,8 +91,8 @@ impl Load {
         Some(Settlement { dropped, rest, ..Settlement::default() })
     }
 
-    /// What becomes of the items that are not sent now: those that come later are due at once, the limited ones wait until the
-    /// limit ends, or are dropped. `progress` is that of what is left.
+    /// The settlement of the items that are not sent now. Limited ones are dropped if `mode` says so. The rest is due at once if it has
+    /// later items, and else when the limit ends; `progress` is that of the rest.
     pub(super) fn remainder(&self, mode: OnRateLimit, progress: Progress, now: Timestamp) -> Settlement {
         if self.whole {
             return Settlement::default();
@@ -128,7 +129,7 @@ fn contains(items: &[u16], i: usize) -> bool {
     items.iter().any(|item| usize::from(*item) == i)
 }
 
-/// What of a claimed record is still pending.
+/// The pending quantities of a claimed record.
 pub(super) fn pending(claim: &Claim) -> Quantities {
     let record = &claim.record;
     let Some(items) = &claim.progress.items else { return record.quantities.clone() };
@@ -141,8 +142,8 @@ pub(super) fn pending(claim: &Claim) -> Quantities {
     }
 }
 
-/// What this target was not to get when the record was taken in, and what still waits with it, is dropped before anything is sent, one
-/// reason at a time; `None` when there is nothing of it. The rest is due at once.
+/// Drops the pending items that this target was not to get when the record was accepted, before anything is sent, one reason at a time;
+/// `None` when there are none. The rest is due at once.
 pub(super) fn left_out(claim: &Claim, target: TargetId, now: Timestamp) -> Option<Settlement> {
     let (record, items) = (&claim.record, &claim.progress.items);
     let waits = |item: &u16| items.as_ref().is_none_or(|items| items.contains(item));
@@ -161,11 +162,11 @@ pub(super) fn left_out(claim: &Claim, target: TargetId, now: Timestamp) -> Optio
     Some(Settlement { dropped, rest, ..Settlement::default() })
 }
 
-/// Sorts the pending items of a claim by the upstream's quirks and the limits in force. What depends on an event waits with it,
-/// and is dropped with it.
+/// Sorts the pending items of a claim by the upstream's quirks and the limits in force. An item that depends on an event waits with it, and
+/// is dropped with it.
 pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: Timestamp) -> Load {
     let record = &claim.record;
-    // A report of ours is never limited.
+    // A client report of the relay itself is never limited.
     let is_ours = record.quantities.is_empty();
     if is_ours && record.canary().is_none() {
         return Load::all(record);
@@ -176,7 +177,7 @@ pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: T
     if claim.progress.items.is_none() && !cooldown.touches(&record.project) && !concerns(quirks, record) {
         return Load::all(record);
     }
-    // What was accepted can be read; what cannot goes as it is.
+    // An accepted envelope can be parsed. One that cannot is sent as it is.
     let Ok(envelope) = record.body.outline() else { return Load::all(record) };
     let limit_of = |categories: &Quantities| {
         let limit = |(category, _)| cooldown.until(&record.project, category, now);
@@ -209,7 +210,7 @@ pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: T
     }
     (load.send.items, load.later.items) = quirks.arrange(&going);
     for part in [&mut load.send, &mut load.later, &mut load.limited, &mut load.unsupported] {
-        // What is ours is counted nowhere.
+        // The relay's own records are not counted.
         part.quantities = envelope.quantities_of(|i| !is_ours && contains(&part.items, i));
     }
     look_into(&mut load, &record.body, &envelope, quirks);
@@ -219,7 +220,7 @@ pub(super) fn select(claim: &Claim, cooldown: &Cooldown, quirks: &Quirks, now: T
     load
 }
 
-/// A record that is no envelope is like one item, which waits while any of its categories is limited.
+/// A record that is no envelope counts as one item, which waits while any of its categories is limited.
 fn select_whole(record: &Record, cooldown: &Cooldown, quirks: &Quirks, now: Timestamp) -> Load {
     let part = Part { items: vec![0], quantities: record.quantities.clone() };
     let categories = || record.quantities.iter().map(|(category, _)| category);
@@ -232,15 +233,15 @@ fn select_whole(record: &Record, cooldown: &Cooldown, quirks: &Quirks, now: Time
     }
 }
 
-/// Whether something about the record, as far as it can be told without reading it, concerns the upstream's quirks.
+/// Whether the upstream's quirks concern the record, as far as that is known without parsing it.
 fn concerns(quirks: &Quirks, record: &Record) -> bool {
     quirks.concerns(&record.quantities)
         || (quirks.ends_at_blank_lines && has_blank_line(&record.body))
         || (quirks.has_batch_poison && is_suspect(&record.body))
 }
 
-/// Two newlines in a row: a blank line, or part of a payload, or an empty one. A large body is not searched: its outline is at
-/// hand, and knows.
+/// Whether the body has two newlines in a row: a blank line, part of a payload, or an empty payload. A large body is not searched, because
+/// its outline is at hand and knows.
 fn has_blank_line(body: &Body) -> bool {
     match body {
         Body::Memory(bytes) => memmem::find(bytes, b"\n\n").is_some(),
@@ -248,7 +249,7 @@ fn has_blank_line(body: &Body) -> bool {
     }
 }
 
-/// Whether its events are worth reading.
+/// Whether the events of the body are worth parsing.
 fn is_suspect(body: &Body) -> bool {
     match body {
         Body::Memory(bytes) => batch_poison::is_suspect(bytes),
@@ -256,14 +257,14 @@ fn is_suspect(body: &Body) -> bool {
     }
 }
 
-/// What has to be known of the events that go. They have 1 MiB at most, also of a large body.
+/// Looks into the events that are sent, which have 1 MiB each at most.
 fn look_into(load: &mut Load, body: &Body, envelope: &Outline, quirks: &Quirks) {
     let going = load.send.items.iter().filter_map(|position| envelope.items().get(usize::from(*position)));
     if quirks.has_batch_poison {
         let mut events = going.clone().filter(|item| item.kind.is_event());
         load.batch_poison = events.find_map(|item| match body.event(item) {
             Some(payload) => batch_poison::why(&item.kind, &payload),
-            // More than is read of a large body.
+            // A large body has more events than are read into memory.
             None => Some(batch_poison::Cause::Unreadable),
         });
     }
@@ -274,7 +275,7 @@ fn look_into(load: &mut Load, body: &Body, envelope: &Outline, quirks: &Quirks) 
     }
 }
 
-/// The id that an event has in its payload.
+/// The id in an event's payload.
 fn own_id(payload: &[u8]) -> Option<EventId> {
     #[derive(Deserialize)]
     struct Event<'a> {

@@ -1,11 +1,11 @@
-//! Members of a JSON object, as the trackers' readers take them: of a name that is there more than once, the last one counts.
+//! Members of a JSON object as the trackers' parsers take them: of repeated names the last one counts.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The values of these names, as they are written. The rest must be JSON, and is not looked at.
+/// The values of these names as they are written; `None` for an absent name. The rest must be JSON, and is skipped.
 pub(super) fn last<'a, const N: usize>(
     json: &'a [u8],
     names: [&str; N],
@@ -37,7 +37,7 @@ impl<'de, const N: usize> Visitor<'de> for Members<'_, N> {
     }
 }
 
-/// Reads a name in any spelling; which of those it is.
+/// Reads a name in any spelling. Returns its position among these names.
 struct Name<'n>(&'n [&'n str]);
 
 impl<'de> DeserializeSeed<'de> for Name<'_> {
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_a_name_counts_however_it_is_spelled() {
+    fn the_last_of_repeated_names_counts_in_any_spelling() {
         assert_eq!(found(r#"{"a":1,"x":{"b":2},"\u0061": "é" }"#), Some([Some("\"é\""), None]));
         assert_eq!(found(r#"{"b":[1],"a":2,"b":null}"#), Some([Some("2"), Some("null")]));
         assert_eq!(found("{}"), Some([None, None]));

@@ -1,7 +1,7 @@
-//! What the operator lets us change in an event so that the upstream can store it: a release that is too long for a GlitchTip is cut,
-//! and a tag says so.
+//! Mending: the changes to an event that the operator allows so that the upstream can store it. A release that is too long for a GlitchTip
+//! is cut, and a tag says so.
 //!
-//! Rule: the record stays as it was accepted; only what goes out is changed, and of that only the release and the tag.
+//! Rule: the record stays as it was accepted. Only the request changes, and in its events only the release and the tag.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::rewrite::{self, Edit};
 pub const TAG: &str = "switchyard.mended";
 const TAG_VALUE: &str = "release";
 
-/// What may be changed.
+/// A change that the operator may allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mend {
@@ -30,7 +30,7 @@ pub enum Mend {
     Release,
 }
 
-/// The record with its releases cut; `None` when there is nothing to cut, or its body is a large one.
+/// The record with its releases cut; `None` when none is too long, or the body is a large one.
 pub(super) fn mended(record: &Record) -> Option<Record> {
     let Body::Memory(bytes) = &record.body else { return None };
     if !batch_poison::is_suspect(bytes) {
@@ -52,7 +52,7 @@ pub(super) fn mended(record: &Record) -> Option<Record> {
     is_changed.then(|| Record { body: Body::from(Bytes::from(out)), ..Record::clone(record) })
 }
 
-/// The header line of an item, with the length of its new payload.
+/// The header line of an item, with the length of the new payload if there is one.
 fn header(envelope: &Bytes, item: &Item, payload: Option<&[u8]>) -> Option<Vec<u8>> {
     let range = item.header();
     let line = envelope.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)?;
@@ -62,7 +62,7 @@ fn header(envelope: &Bytes, item: &Item, payload: Option<&[u8]>) -> Option<Vec<u
     serde_json::to_vec(&header).ok()
 }
 
-/// The event with a release that is not too long; `None` when its own is not.
+/// The event with its release cut; `None` when it is not too long.
 fn with_short_release(payload: &[u8]) -> Option<Vec<u8>> {
     let [written, tags] = members::last(payload, ["release", "tags"]).ok()?;
     let written = written?;
@@ -75,7 +75,7 @@ fn with_short_release(payload: &[u8]) -> Option<Vec<u8>> {
     Some(rewrite::apply(payload, &edits))
 }
 
-/// Where the tag goes, and what is written there. `None` where the event's tags are of a shape that has no room for it.
+/// Where the tag goes, and the text to write there; `None` when the event's tags have a shape without room for it.
 fn tagged(payload: &[u8], tags: Option<&RawValue>) -> Option<(Range<usize>, String)> {
     let (tags, member) = match tags {
         Some(tags) if tags.get() == "null" => {
@@ -94,13 +94,13 @@ fn tagged(payload: &[u8], tags: Option<&RawValue>) -> Option<(Range<usize>, Stri
     Some((start..start, if is_empty { member } else { member + "," }))
 }
 
-/// Where a value that was borrowed from the payload stands in it.
+/// The range of a value in the payload that it was borrowed from.
 fn place(payload: &[u8], value: &RawValue) -> Range<usize> {
     let start = value.get().as_ptr().addr() - payload.as_ptr().addr();
     start..start + value.get().len()
 }
 
-/// The claimed record as it goes out.
+/// Replaces the claimed record by the mended one. Returns whether there was anything to mend.
 pub(super) fn apply(mend: &[Mend], record: &mut Arc<Record>) -> bool {
     if !mend.contains(&Mend::Release) {
         return false;
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_that_is_too_long_is_cut_at_a_character_and_a_tag_says_so() {
+    fn a_long_release_is_cut_at_a_character_and_tagged() {
         let (long, short) = ("é".repeat(300), "é".repeat(255));
         for (tags, expected) in [
             ("", json!({ TAG: "release" })),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_is_cut_in_any_spelling_and_of_two_the_last_one() {
+    fn a_release_is_cut_in_any_spelling_and_the_last_of_two_counts() {
         let (long, short) = ("r".repeat(300), "r".repeat(255));
         let told = Some(json!({ "release": short, "tags": { TAG: "release", "a": "b" } }));
         let tags = "\"tags\":{\"a\":\"b\"}";
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_stays() {
+    fn other_values_are_not_mended() {
         let long = "r".repeat(300);
         for payload in [
             format!("{{\"release\":\"{}\"}}", "é".repeat(255)),

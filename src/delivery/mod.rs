@@ -1,5 +1,5 @@
-//! One upstream's way out: a worker each, with its own connections, circuit and cooldowns. Workers meet nowhere but at the
-//! journal, so that nothing one upstream does is felt by another.
+//! Delivery: one worker for each upstream, with its own connections, circuit and cooldowns. Workers do not wait for each other, so that
+//! trouble at one upstream affects no other.
 
 mod api;
 pub mod asking;

@@ -1,8 +1,7 @@
-//! What the workers of this relay tell those of other relays, and hear from them.
+//! The exchange between the workers of this relay and those of the others that share its journal.
 //!
-//! Rule: a worker's side is memory alone. It leaves here what it has learnt, and reads what was heard last. The exchange with the
-//! other relays takes it from here. On a relay that shares its journal with nobody, nothing is kept here, and its workers have
-//! all places.
+//! Rule: workers touch memory alone. A worker leaves its lessons here and reads the last answer; the exchange with the other relays carries
+//! them on. On a relay that shares its journal with nobody nothing is kept here, and the workers have all places.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,10 +14,10 @@ use crate::journal::TargetId;
 use crate::journal::pace::Heard;
 use crate::policy::standing::Lesson;
 
-/// The most lessons of one upstream that wait to be told. The oldest give way: what an upstream limits it says again.
+/// The most lessons of an upstream that wait to be told. The oldest are dropped, because an upstream repeats its limits.
 const MOST: usize = 1024;
 
-/// What is told and heard of all upstreams. Cheap to clone; clones share it.
+/// The lessons to tell and the answers heard, for all upstreams. Cheap to clone; clones share them.
 #[derive(Clone, Debug)]
 pub struct Paces(Arc<All>);
 
@@ -30,12 +29,12 @@ struct All {
 }
 
 impl Paces {
-    /// Nothing yet; `is_shared`: other relays share the journal.
+    /// Makes an empty exchange; `is_shared` if other relays share the journal.
     pub(super) fn new(is_shared: bool) -> Self {
         Self(Arc::new(All { is_shared, news: Arc::default(), paces: Mutex::default() }))
     }
 
-    /// That of an upstream.
+    /// The pace of an upstream.
     pub(super) fn of(&self, target: TargetId) -> Arc<Pace> {
         let new = || Arc::new(Pace::new(target, self.0.is_shared.then(|| Arc::clone(&self.0.news))));
         Arc::clone(self.paces().entry(target).or_insert_with(new))
@@ -46,14 +45,14 @@ impl Paces {
         self.0.news.notified().await;
     }
 
-    /// What is to be told. It is told again the next time unless [`Paces::hear`] follows.
+    /// The lessons to tell. They are told again the next time unless [`Paces::hear`] follows.
     pub fn told(&self) -> Vec<(TargetId, Lesson)> {
         let paces = self.paces();
         let all = paces.iter().flat_map(|(target, pace)| pace.telling().into_iter().map(|lesson| (*target, lesson)));
         all.collect()
     }
 
-    /// Hears the answer to what was [told](Paces::told); returns the upstreams of which it says something else than the one before.
+    /// Takes in the answer to the lessons that were [told](Paces::told). Returns the upstreams for which it differs from the last one.
     pub fn hear(&self, heard: &Arc<Heard>) -> Vec<TargetId> {
         let paces = self.paces();
         paces.iter().filter(|(_, pace)| pace.hear(heard)).map(|(target, _)| *target).collect()
@@ -64,26 +63,26 @@ impl Paces {
     }
 }
 
-/// What is told and heard of one upstream.
+/// The lessons to tell and the answers heard, for one upstream.
 #[derive(Debug)]
 pub(super) struct Pace {
     target: TargetId,
-    /// Notified when there is something to tell; `None`: there is nobody to tell it.
+    /// Is notified when there is something to tell; `None` when there is nobody to tell.
     news: Option<Arc<Notify>>,
     untold: Mutex<Untold>,
     heard: ArcSwapOption<Heard>,
-    /// The most requests under way at all relays, by the configuration.
+    /// The number of requests that all relays may have under way, by this relay's configuration.
     most: AtomicU32,
-    /// How many there are at this one.
+    /// The number of requests under way at this relay.
     used: AtomicU32,
-    /// How many there may be.
+    /// The number of requests that this relay may have under way.
     places: AtomicU32,
 }
 
 #[derive(Debug, Default)]
 struct Untold {
     lessons: Vec<Lesson>,
-    /// How many of them are being told.
+    /// The number of lessons that are being told.
     telling: usize,
 }
 
@@ -94,11 +93,11 @@ impl Pace {
         Self { target, news, untold, heard, most: zero(), used: zero(), places: zero() }
     }
 
-    /// Tells the other relays.
+    /// Leaves a lesson for the other relays.
     pub(super) fn tell(&self, lesson: Lesson) {
         let Some(news) = &self.news else { return };
         let mut untold = self.untold();
-        // A wish that is being told is told: whoever still has it asks again.
+        // A wish for the probe is not added behind one that is being told: a worker that still has it asks again.
         let is_waiting = untold.telling < untold.lessons.len() || lesson == Lesson::WantsProbe;
         if untold.lessons.last() == Some(&lesson) && is_waiting {
             return;
@@ -111,12 +110,12 @@ impl Pace {
         news.notify_one();
     }
 
-    /// What was heard last.
+    /// The last answer.
     pub(super) fn heard(&self) -> Option<Arc<Heard>> {
         self.heard.load_full()
     }
 
-    /// Whether this relay may find out whether the upstream is back. It asks for that otherwise.
+    /// Whether this relay may probe. If another relay may, asks for the probe.
     pub(super) fn may_probe(&self) -> bool {
         if self.news.is_none() {
             return true;
@@ -124,7 +123,7 @@ impl Pace {
         let Some(heard) = self.heard() else { return false };
         let is_all_told = self.untold().lessons.is_empty();
         match heard.standings.get(&self.target).and_then(|standing| standing.opened()) {
-            // The others work with it: it is this relay's own trouble.
+            // The upstream works for the others: the trouble is this relay's own.
             None => is_all_told,
             Some(opened) if opened.probe == Some(heard.relay) => is_all_told,
             Some(_) => {
@@ -134,7 +133,7 @@ impl Pace {
         }
     }
 
-    /// How many requests may be under way, of so many at all relays, and notes how many are.
+    /// Notes the number of requests under way here. Returns the number that may be, of `most` at all relays.
     pub(super) fn places(&self, most: usize, used: usize) -> usize {
         let Some(news) = &self.news else { return most };
         if self.most.swap(count(most), Ordering::Relaxed) != count(most) {
@@ -144,7 +143,7 @@ impl Pace {
         usize::try_from(self.places.load(Ordering::Relaxed)).unwrap_or(most).min(most)
     }
 
-    /// The worker has ended.
+    /// Reports that the worker has ended.
     pub(super) fn leave(&self) {
         self.places(0, 0);
         self.tell(Lesson::Forgoes);
@@ -158,7 +157,7 @@ impl Pace {
         untold.lessons.iter().cloned().chain([Lesson::Places { wanted, used, most }]).collect()
     }
 
-    /// Returns whether it says something else than the one before.
+    /// Takes in an answer. Returns whether it differs from the last one.
     fn hear(&self, heard: &Arc<Heard>) -> bool {
         let mut untold = self.untold();
         let telling = std::mem::take(&mut untold.telling);
@@ -171,7 +170,7 @@ impl Pace {
         self.places.store(wanted.min(granted), Ordering::Relaxed);
         let is_share_same = before.as_ref().is_some_and(|before| before.share == heard.share);
         if let Some(news) = self.news.as_ref().filter(|_| granted < wanted && !is_share_same) {
-            // It was not asked for yet.
+            // These places were not asked for yet.
             news.notify_one();
         }
         let standing = |heard: &Heard| heard.standings.get(&self.target).cloned();
@@ -182,7 +181,8 @@ impl Pace {
         !is_same
     }
 
-    /// Its part of the most that may be under way, where this relay's configuration says `most`.
+    /// This relay's part of the requests that all may have under way: the least number that any relay is configured with, `most` at this
+    /// one.
     fn part(&self, heard: &Heard, most: u32) -> u32 {
         let known = heard.standings.get(&self.target);
         let least = known.map_or(most, |standing| standing.least(heard.relay, most));
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_waits_once_however_often_telling_it_fails() {
+    fn a_wish_for_the_probe_waits_once_however_often_telling_fails() {
         let pace = Pace::new(TargetId::new(1), Some(Arc::default()));
         pace.tell(Lesson::Closed);
         for _ in 0..3 {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn it_wants_its_part_of_the_least_that_any_relay_says() {
+    fn a_relay_wants_its_part_of_the_least_configured_places() {
         let pace = Pace::new(TargetId::new(1), Some(Arc::default()));
         let mut standing = Standing::default();
         standing.learn(2, &Lesson::Places { wanted: 1, used: 0, most: 2 }, Timestamp::default());

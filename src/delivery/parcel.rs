@@ -1,5 +1,5 @@
-//! From a claimed record to a request: the envelope, addressed to the upstream, and its headers. A request that was no envelope
-//! is made at the upstream as it was made here.
+//! Makes a request of a claimed record: the envelope, addressed to the upstream, and its headers. A request that was no envelope is made at
+//! the upstream as it was made here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ const X_SENTRY_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-sentry-for
 /// An envelope without items.
 const QUESTION: &[u8] = b"{}\n";
 
-/// The request for a project's address at an upstream. `pieces` is the body, opened, when it is a large one.
+/// The request to a project's address at an upstream. `pieces` is the opened body of a large one.
 pub(super) fn pack(
     claim: &Claim,
     load: &Load,
@@ -53,7 +53,7 @@ pub(super) fn pack(
     Ok(parcel(Method::POST, dsn.envelope_uri().clone(), headers, body))
 }
 
-/// The question whether the upstream is there: an envelope without items, of which nothing is stored.
+/// The question whether the upstream is there: an envelope without items, which stores nothing.
 pub(super) fn question(dsn: &Dsn) -> Parcel {
     let headers = of_envelope(dsn, &Client::ours());
     let body = joined((Bytes::from_static(QUESTION), Bytes::new()));
@@ -64,8 +64,8 @@ fn joined((line, rest): (Bytes, Bytes)) -> Contents {
     Contents::Pieces([line, rest, Bytes::new()])
 }
 
-/// The request as it came, with the upstream's project and key. A key that came in the path goes there: a second form of
-/// authentication would be refused.
+/// The request as it came, with the upstream's project and key. If a key came in the path, the upstream's key goes there, and the header is
+/// left out: trackers refuse two forms of authentication.
 fn repeat(
     record: &Record,
     request: &RawRequest,
@@ -82,7 +82,7 @@ fn repeat(
         }
     }
     let method = if request.get { Method::GET } else { Method::POST };
-    // The parts were an address when they came.
+    // The parts formed an address when they came.
     let uri = request.uri(dsn).unwrap_or_else(|| dsn.envelope_uri().clone());
     let body = match (&record.body, pieces) {
         (Body::Memory(bytes), _) => joined((bytes.clone(), Bytes::new())),
@@ -95,7 +95,7 @@ fn repeat(
     Ok(parcel(method, uri, headers, body))
 }
 
-/// The same of a large body.
+/// The envelope of a large body, which is read as it is sent.
 fn stream(
     body: &Body,
     load: &Load,
@@ -123,8 +123,8 @@ fn of_envelope(dsn: &Dsn, client: &Client) -> HeaderMap {
     headers
 }
 
-/// One form of authentication, the client's own name and origin, and its address twice: Sentry's edge overwrites the first.
-/// Nothing else of the client's: no cookies.
+/// The headers of a request: one form of authentication, the client's own name and origin, and its address twice, because Sentry's edge
+/// overwrites the first. Nothing else of the client's is sent: no cookies.
 fn headers(dsn: &Dsn, client: &Client) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(12);
     let name = client.sentry_client.as_deref().unwrap_or(concat!("switchyard/", env!("CARGO_PKG_VERSION")));
@@ -136,7 +136,7 @@ fn headers(dsn: &Dsn, client: &Client) -> HeaderMap {
             headers.insert(name, value);
         }
     };
-    // The text is taken over without a copy.
+    // `HeaderValue` takes the text over without a copy.
     set(X_SENTRY_AUTH, HeaderValue::try_from(auth).ok());
     set(header::USER_AGENT, value(client.user_agent.as_deref()));
     set(header::ORIGIN, value(client.origin.as_deref()));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn from_a_file_goes_out_what_would_go_out_from_memory() {
+    async fn a_body_in_a_file_is_sent_like_one_in_memory() {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings { path: folder.path().join("journal.db"), ..Settings::default() };
         let journal = Arc::new(SqliteJournal::open(&settings, Clock::system(), Ledger::default()).unwrap());

@@ -1,7 +1,7 @@
-//! Which forward proxy a connection to an upstream goes through: the one in its section, else the one in the environment, by curl's
-//! rules (curl.se/docs/manpage.html, "ENVIRONMENT"; curl, `lib/noproxy.c`).
+//! Chooses the forward proxy for a connection to an upstream: the one in its section, else the one in the environment, by curl's rules
+//! (curl.se/docs/manpage.html, "ENVIRONMENT"; curl, `lib/noproxy.c`).
 //!
-//! Rule: what is said to be a proxy and is none is an error, and never a direct connection. A password is shown nowhere.
+//! Rule: an invalid proxy is an error, and never a direct connection. A password is shown nowhere.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -28,20 +28,20 @@ pub struct Proxy {
     user: Option<(String, Secret)>,
 }
 
-/// How a proxy is spoken to.
+/// The protocol of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// HTTP.
     Http,
     /// HTTP over TLS.
     Https,
-    /// SOCKS 5; names are looked up here.
+    /// SOCKS 5; the relay looks names up.
     Socks5,
-    /// SOCKS 5; names are looked up by the proxy.
+    /// SOCKS 5; the proxy looks names up.
     Socks5h,
 }
 
-/// Why a text names no proxy. Does not repeat it: it may hold a password.
+/// A text that names no proxy. The error does not repeat the text, which may hold a password.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("is no proxy: write one as in \"http://proxy:3128\" (http, https, socks5 or socks5h)")]
 pub struct InvalidProxy;
@@ -58,7 +58,7 @@ impl Scheme {
 impl FromStr for Proxy {
     type Err = InvalidProxy;
 
-    /// As curl reads it: without a scheme it is http, without a port 1080, or 443 of https.
+    /// Parses a proxy as curl does: the scheme defaults to http, the port to 1080, or to 443 for https.
     fn from_str(text: &str) -> Result<Self, InvalidProxy> {
         let (scheme, rest) = text.trim().split_once("://").unwrap_or(("http", text.trim()));
         let known = Scheme::ALL.iter().find(|(name, _)| name.eq_ignore_ascii_case(scheme));
@@ -87,7 +87,7 @@ impl fmt::Display for Proxy {
 }
 
 impl Proxy {
-    /// How it is spoken to.
+    /// Its protocol.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
@@ -97,18 +97,18 @@ impl Proxy {
         &self.authority
     }
 
-    /// Where to connect.
+    /// The address to connect to.
     pub fn uri(&self) -> Option<Uri> {
         let scheme = if self.scheme == Scheme::Https { "https" } else { "http" };
         Uri::builder().scheme(scheme).authority(self.authority.clone()).path_and_query("/").build().ok()
     }
 
-    /// Its user and password.
+    /// Its user and password; `None` when it has none.
     pub fn user(&self) -> Option<(&str, &str)> {
         self.user.as_ref().map(|(user, password)| (user.as_str(), password.expose()))
     }
 
-    /// What lets us through, over HTTP.
+    /// The value of `Proxy-Authorization`; `None` without a user.
     pub fn authorization(&self) -> Option<HeaderValue> {
         let (user, password) = self.user()?;
         let mut value = HeaderValue::try_from(format!("Basic {}", BASE64.encode(format!("{user}:{password}")))).ok()?;
@@ -116,7 +116,7 @@ impl Proxy {
         Some(value)
     }
 
-    /// Whether it is spoken to in HTTP.
+    /// Whether its protocol is HTTP or HTTPS.
     pub fn is_http(&self) -> bool {
         matches!(self.scheme, Scheme::Http | Scheme::Https)
     }
@@ -125,14 +125,14 @@ impl Proxy {
 /// The option `proxy` of an upstream.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// What the environment says.
+    /// The proxy of the environment, if there is one.
     #[default]
     Environment,
-    /// None.
+    /// No proxy.
     Direct,
-    /// This one.
+    /// This proxy.
     Through(Proxy),
-    /// What is said to be one and is not, as it is written.
+    /// A text that names no proxy, as it is written.
     Invalid(Secret),
 }
 
@@ -152,13 +152,13 @@ impl<'de> Deserialize<'de> for Choice {
     }
 }
 
-/// A proxy in the environment that is none, and the variable.
+/// A variable of the environment that names no proxy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0} in the environment {InvalidProxy}")]
 pub struct InvalidVariable(&'static str);
 
 impl Choice {
-    /// What stands in the file, without secrets; `None` for nothing.
+    /// The option as it is shown, without secrets; `None` for the environment.
     pub fn shown(&self) -> Option<String> {
         match self {
             Self::Environment => None,
@@ -168,7 +168,7 @@ impl Choice {
         }
     }
 
-    /// What tells one choice from another, secrets included.
+    /// A text that differs from choice to choice, secrets included.
     pub fn compared(&self) -> String {
         match self {
             Self::Through(proxy) => format!("{proxy} {:?}", proxy.user()),
@@ -177,11 +177,11 @@ impl Choice {
         }
     }
 
-    /// The proxy on the way to `uri`.
+    /// The proxy for connections to `uri`.
     ///
     /// # Errors
     ///
-    /// When the environment names one that is none.
+    /// When the environment names an invalid one.
     pub fn proxy(&self, uri: &Uri) -> Result<Option<&Proxy>, InvalidVariable> {
         match self {
             Self::Environment => ENVIRONMENT.proxy(uri),
@@ -192,7 +192,7 @@ impl Choice {
     }
 }
 
-/// What the environment says of proxies.
+/// The proxies of the environment.
 #[derive(Debug)]
 struct Environment {
     http: Option<Variable>,
@@ -203,7 +203,7 @@ struct Environment {
 type Variable = (&'static str, Option<Proxy>);
 
 impl Environment {
-    /// Spelled in lower case comes first. `HTTP_PROXY` is not looked at: in a CGI it is a header that any client can send.
+    /// A name in lower case comes first. `HTTP_PROXY` is not read: in a CGI it is a header that any client can send.
     fn read(get: &dyn Fn(&str) -> Option<String>) -> Self {
         let first = |names: &[&'static str]| {
             let mut set = names.iter().filter_map(|name| Some((*name, get(name).filter(|text| !text.is_empty())?)));
@@ -239,7 +239,7 @@ enum Exceptions {
 #[derive(Debug)]
 enum Exception {
     Network(IpNet),
-    /// A name and all below it, in lower case.
+    /// A domain with all names below it, in lower case.
     Domain(String),
 }
 
@@ -274,7 +274,7 @@ impl Exception {
     }
 }
 
-/// Without the dots at its ends.
+/// The word in lower case, without a dot at either end.
 fn domain(word: &str) -> String {
     let word = word.strip_prefix('.').unwrap_or(word);
     word.strip_suffix('.').unwrap_or(word).to_ascii_lowercase()

@@ -1,9 +1,9 @@
-//! Quirks: what known trackers do otherwise than the protocol says. One table: a constant for each kind of upstream, a field of
-//! [`Quirks`] for each quirk, and for what else a request to it needs to know.
+//! Quirks: where known trackers differ from the protocol. One table: a constant for each kind of upstream, and a field of [`Quirks`] for
+//! each quirk and for whatever else a request to it needs.
 //!
-//! Rules: a quirk gets a field when accepted items would be lost without it. A comment beside it says where it was found. A record is
-//! parsed on its way out only when a quirk concerns it: [`Quirks::concerns`] tells that by the categories of its items. So a quirk that
-//! depends on what is in an envelope must list its categories there.
+//! Rules: a quirk gets a field if accepted items would be lost without it. A comment beside it says where it was found. A record is parsed
+//! on its way out only if a quirk concerns it, and [`Quirks::concerns`] tells that by the categories of its items. So a quirk that depends
+//! on the content of an envelope must list its categories there.
 
 use std::time::Duration;
 
@@ -20,37 +20,38 @@ use super::settings::Kind;
 /// How one kind of upstream differs from a generic one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quirks {
-    /// It has no place for these and limits them for a day with its every answer: such items are dropped as unsupported, and
-    /// such limits are not heeded.
+    /// The categories that it never stores, and limits for a day with its every answer. Such items are dropped as unsupported, and such
+    /// limits are ignored.
     pub(super) never_stores: &'static [Category],
-    /// Where an item goes among those of its record.
+    /// The place of an item among those of its record.
     place: fn(&ItemType) -> Place,
-    /// Records with items of these categories are looked into.
+    /// The categories whose records are parsed before they are sent.
     concerns: &'static [Category],
-    /// Of an envelope with several events it stores none: one goes in each request, under its own id.
+    /// It stores no event of an envelope with several. Each event is sent in a request of its own, under its own id.
     pub(super) one_event_a_request: bool,
-    /// It answers before it stores, and forgets what it has answered when another event reaches its quota meanwhile: one request
-    /// at a time.
+    /// It answers before it stores, and drops an answered event when another one reaches its quota meanwhile. So it gets one request at a
+    /// time.
     pub(super) one_at_a_time: bool,
-    /// A blank line between two items ends its reading.
+    /// It stops reading an envelope at a blank line between two items.
     pub(super) ends_at_blank_lines: bool,
-    /// A 429 that limits some categories has taken the others.
+    /// When its 429 limits some categories, it has taken the others.
     pub(super) takes_the_rest_on_429: bool,
-    /// A page of HTML with status 500 is its maintenance, and no answer to the envelope: no strike against it.
+    /// In maintenance it answers 500 with a page of HTML. That is no answer to the envelope, and no strike against it.
     maintenance_is_a_500_page: bool,
-    /// It takes no body whose length is not known before its end.
+    /// It takes no body without `Content-Length`.
     pub(super) wants_length: bool,
-    /// After a wrong key it refuses the project to everybody for this long.
+    /// How long it refuses a project to everybody after a wrong key.
     pub(super) cool_off: Duration,
-    /// Some events make it lose the whole batch they are stored with: those are counted.
+    /// Some events make it lose the whole batch that they are stored with. They are counted.
     pub(super) has_batch_poison: bool,
-    /// What it answers when it has taken an envelope.
+    /// Its answer when it has taken an envelope.
     answers: Expected,
-    /// How it takes envelopes best.
+    /// The encoding of envelopes that suits it best.
     compression: Compress,
 }
 
-/// Where an item goes among those of its record. In this order; what is [`Place::Apart`] in a request of its own.
+/// The place of an item among those of its record. Items are sent in this order, and those with [`Place::Apart`] in another request than
+/// the rest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Place {
     First(u8),
@@ -58,7 +59,7 @@ pub(super) enum Place {
     Apart(u8),
 }
 
-/// Nothing special: it gets what was sent, and gets it plain: nobody knows which encodings it reads.
+/// A generic upstream gets what was sent, uncompressed, because nobody knows which encodings it reads.
 const GENERIC: Quirks = Quirks {
     never_stores: &[],
     place: |_| Place::AsSent,
@@ -78,7 +79,7 @@ const GENERIC: Quirks = Quirks {
 /// Relay has enforced its limits by the time it answers (getsentry/relay, `relay-server/src/endpoints/common.rs`).
 const SENTRY: Quirks = Quirks {
     takes_the_rest_on_429: true,
-    // JSON each time: `relay-server/src/endpoints/envelope.rs`.
+    // It always answers JSON: `relay-server/src/endpoints/envelope.rs`.
     answers: Expected::IdWithoutHtml,
     // gzip, deflate, br and zstd: `relay-server/src/extractors/request_body.rs`.
     compression: Compress::Zstd,
@@ -104,7 +105,7 @@ const GLITCHTIP: Quirks = Quirks {
     wants_length: true,
     cool_off: Duration::from_secs(30),
     has_batch_poison: true,
-    // JSON each time: `apps/event_ingest/views.py`.
+    // It always answers JSON: `apps/event_ingest/views.py`.
     answers: Expected::IdWithoutHtml,
     // Version 5 reads compressed items without a length byte by byte.
     compression: Compress::None,
@@ -117,14 +118,14 @@ const BUGSINK: Quirks = Quirks {
     one_event_a_request: true,
     one_at_a_time: true,
     wants_length: true,
-    // Nothing where it has no place for what came, which Django calls `text/html`: `ingest/views.py`.
+    // It answers nothing, with Django's type `text/html`, if it has no place for an envelope: `ingest/views.py`.
     answers: Expected::Id,
     // gzip, deflate (raw) and br: `bugsink/streams.py`.
     compression: Compress::Gzip,
     ..GENERIC
 };
 
-/// The row of a kind.
+/// The quirks of a kind.
 pub(super) const fn of(kind: Kind) -> &'static Quirks {
     match kind {
         Kind::Sentry | Kind::Relay => &SENTRY,
@@ -135,20 +136,20 @@ pub(super) const fn of(kind: Kind) -> &'static Quirks {
 }
 
 impl Kind {
-    /// What it answers when it has taken an envelope.
+    /// The answer of an upstream of this kind that has taken an envelope.
     pub const fn answers(self) -> Expected {
         of(self).answers
     }
 
-    /// How it takes envelopes best.
+    /// The encoding of envelopes that suits an upstream of this kind best.
     pub(super) const fn compression(self) -> Compress {
         of(self).compression
     }
 }
 
-/// The header of an item of a type it does not know ends GlitchTip's reading of the envelope, and the answer is 200 all the same:
-/// what it stores goes first, what it does not know goes apart, `feedback`, which version 6 knows, before the others. Of an event
-/// and a transaction with one id it keeps the first.
+/// GlitchTip stops reading an envelope at the header of an item type that it does not know, and answers 200 all the same. So known items go
+/// first, and unknown ones apart, `feedback` before the others because version 6 knows it. Of an event and a transaction with one id it
+/// keeps the first.
 fn glitchtip_place(kind: &ItemType) -> Place {
     match kind {
         ItemType::Event => Place::First(0),
@@ -170,14 +171,14 @@ fn glitchtip_place(kind: &ItemType) -> Place {
 }
 
 impl Quirks {
-    /// Whether a record with such items has to be looked into before it is sent.
+    /// Whether a record with these quantities must be parsed before it is sent.
     pub(super) fn concerns(&self, quantities: &Quantities) -> bool {
         let several = |category, quantity| self.one_event_a_request && category == Category::Error && quantity > 1;
         let listed = |category| self.concerns.contains(&category) || self.never_stores.contains(&category);
         quantities.iter().any(|(category, quantity)| listed(category) || several(category, quantity))
     }
 
-    /// Whether it matters what events say.
+    /// Whether the content of events matters.
     pub(super) const fn look_into_events(&self) -> bool {
         self.has_batch_poison || self.one_event_a_request
     }
@@ -187,7 +188,8 @@ impl Quirks {
         self.never_stores.contains(&category)
     }
 
-    /// What goes in one request now, in this order, and what goes in others after it. Nothing comes later when nothing comes now.
+    /// Divides items into those that are sent in one request now, in this order, and those that are sent later. If there are none for now,
+    /// there are none for later.
     pub(super) fn arrange(&self, items: &[(u16, &ItemType)]) -> (Vec<u16>, Vec<u16>) {
         let mut placed: Vec<(Place, u16, bool)> =
             items.iter().map(|(position, kind)| ((self.place)(kind), *position, **kind == ItemType::Event)).collect();
@@ -205,14 +207,14 @@ impl Quirks {
         (now, later)
     }
 
-    /// Whether a failure with this answer may be the record's own fault. Of the statuses only 500 speaks of the record; the others
-    /// speak of the server or of a proxy before it, and so does a page of HTML where that is how maintenance looks.
+    /// Whether a failure with this answer may be the record's own fault. Only status 500 says something about the record; other statuses
+    /// are about the server or a proxy before it, and so is a page of HTML from a tracker whose maintenance looks like that.
     pub(super) fn speaks_of_the_record(&self, status: StatusCode, text: &str) -> bool {
         let is_page = text.trim_ascii_start().starts_with('<');
         status == StatusCode::INTERNAL_SERVER_ERROR && !(self.maintenance_is_a_500_page && is_page)
     }
 
-    /// Takes out of an answer's limits what is none: categories that it never stores.
+    /// Removes limits of categories that it never stores.
     pub(super) fn heed(&self, limits: &mut Vec<RateLimit>) {
         if self.never_stores.is_empty() {
             return;
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn glitchtip_gets_what_it_stores_first_and_what_it_does_not_know_apart() {
+    fn glitchtip_gets_known_items_first_and_unknown_ones_apart() {
         let all = ["profile_chunk", "session", "transaction", "feedback", "event", "attachment", "new_word"];
         assert_eq!(arranged(Kind::Glitchtip, &all), (vec![4, 2, 1, 5], vec![3, 0, 6]));
         assert_eq!(arranged(Kind::Glitchtip, &["statsd", "feedback"]), (vec![1, 0], vec![]));
@@ -248,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_glitchtip_is_said_to_know_is_what_it_is_sent_as_it_came() {
+    fn types_unknown_to_glitchtip_are_sent_apart_and_looked_for() {
         for name in "session sessions check_in log attachment user_report client_report replay_event replay_recording profile span"
             .split(' ')
         {
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_usual_goes_out_unread() {
+    fn usual_records_are_sent_unparsed() {
         for kind in [Kind::Sentry, Kind::Glitchtip, Kind::Bugsink, Kind::Relay, Kind::Generic] {
             for usual in
                 ["error=1", "error=1 attachment=9 attachment_item=1", "session=1", "error=1 internal=1", "monitor=1"]
@@ -288,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_html_is_glitchtips_maintenance_and_no_strike_against_an_envelope() {
+    fn glitchtips_maintenance_page_is_no_strike_against_an_envelope() {
         let strike = |kind, code, text| of(kind).speaks_of_the_record(StatusCode::from_u16(code).unwrap(), text);
         assert!(!strike(Kind::Glitchtip, 500, "\n<!doctype html>\n<title>Server Error (500)</title>"));
         assert!(strike(Kind::Glitchtip, 500, "{\"detail\": \"broken\"}"));
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn bugsinks_limit_of_what_it_never_stores_is_no_limit() {
+    fn bugsinks_limit_on_categories_that_it_never_stores_is_ignored() {
         let heeded = |kind, header| {
             let mut limits = rate_limits::parse(header);
             of(kind).heed(&mut limits);

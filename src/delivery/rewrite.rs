@@ -1,6 +1,5 @@
-//! What changes on the way out, and nothing else: in the header line `dsn`, `trace.public_key`, and `sent_at` when we held the
-//! envelope; also `event_id` when an envelope of several events goes out as several. Every other byte of the line stays where it
-//! is. The items are not read.
+//! Rewrites the header line of an envelope for an upstream: `dsn`, `trace.public_key`, `sent_at` if the relay held the envelope, and
+//! `event_id` if an envelope of several events is sent as several. Every other byte of the line stays where it is. The items are not read.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -16,10 +15,10 @@ use crate::protocol::dsn::Dsn;
 use crate::protocol::envelope::{HeaderSpans, header_line};
 use crate::protocol::event_id::EventId;
 
-/// An envelope kept for less than this was not held: clocks differ by more, and its header stays as it is.
+/// An envelope that was kept for less than this was not held. Clocks differ by more, so `sent_at` stays as it is.
 const HELD: Duration = Duration::from_secs(1);
 
-/// Where an envelope goes: its project's DSN at the upstream, and what the other projects are called there.
+/// The address of an envelope: its project's DSN at the upstream, and the DSNs of the other projects there.
 pub struct Address<'a> {
     routing: &'a Routing,
     project: &'a Project,
@@ -29,14 +28,14 @@ pub struct Address<'a> {
 }
 
 impl<'a> Address<'a> {
-    /// The address of the project of that name at the upstream, if it has one.
+    /// The address of a project at the upstream; `None` when it has none there.
     pub fn of(routing: &'a Routing, project: &str, upstream: &'a str) -> Option<Self> {
         let project = routing.project(project)?;
         Some(Self { routing, project, upstream, dsn: project.dsns.get(upstream)? })
     }
 
-    /// The key of a trace's root at the upstream, as a JSON string. A trace that began in another project of ours keeps that project's
-    /// sampling; what is no key of ours is taken for this project's.
+    /// The upstream's key for the project in which a trace began, as a JSON string. A trace that began in another project of ours keeps
+    /// that project's sampling. An unknown key becomes this project's.
     fn key_of(&self, sent: &str) -> &'a str {
         if self.project.public_key.is(sent) {
             return self.dsn.quoted_key();
@@ -47,10 +46,10 @@ impl<'a> Address<'a> {
     }
 }
 
-/// The header line for the upstream, without its newline, and the rest of the envelope, newline first. Both share the
-/// memory of `envelope` where nothing changed. `event_id` replaces that of the envelope.
+/// The header line for the upstream, without its newline, and the rest of the envelope, newline first. Both share the memory of `envelope`
+/// where nothing changed. `event_id` replaces that of the envelope.
 ///
-/// `spans` are those of the line, which was read before it was accepted; without them it goes out as it came.
+/// `spans` are those of the line, found when it was accepted; without them the line is sent unchanged.
 pub fn rewrite(
     envelope: &Bytes,
     spans: Option<&HeaderSpans>,
@@ -92,10 +91,10 @@ pub(super) fn rewrite_line(
     apply(line, &edits).into()
 }
 
-/// What stands somewhere, and what comes in its place.
+/// A range of the line, and its new text.
 pub(super) type Edit<'a> = (&'a Range<usize>, Cow<'a, str>);
 
-/// The text of the JSON string that stands there, copied only where it has escapes.
+/// The text of the JSON string at `span`, copied only if it has escapes. `None` when it is no string.
 fn text<'a>(line: &'a [u8], span: &Range<usize>) -> Option<Cow<'a, str>> {
     let string = line.get(span.clone())?;
     if memchr::memchr(b'\\', string).is_some() {
@@ -105,7 +104,7 @@ fn text<'a>(line: &'a [u8], span: &Range<usize>) -> Option<Cow<'a, str>> {
     std::str::from_utf8(inner).ok().map(Cow::Borrowed)
 }
 
-/// The bytes with the edits, which are in their order, made.
+/// Applies edits, which are sorted by range.
 pub(super) fn apply(line: &[u8], edits: &[Edit<'_>]) -> Vec<u8> {
     let (removed, added) =
         edits.iter().fold((0, 0), |(removed, added), (span, text)| (removed + span.len(), added + text.len()));
@@ -120,11 +119,11 @@ pub(super) fn apply(line: &[u8], edits: &[Edit<'_>]) -> Vec<u8> {
     out
 }
 
-/// `sent_at` later by the time we held the envelope, as a JSON string, so that no tracker takes the delay for a wrong clock and shifts
-/// the event (getsentry/relay, `relay-event-normalization/src/clock_drift.rs`: from 55 minutes on). `None` when it is no date.
+/// `sent_at` plus the time that the relay held the envelope, as a JSON string, so that no tracker takes the delay for a wrong clock and
+/// shifts the event (getsentry/relay, `relay-event-normalization/src/clock_drift.rs`: from 55 minutes on). `None` when it is no date.
 fn moved(sent_at: &str, dwell: Duration) -> Option<String> {
     let at = OffsetDateTime::parse(sent_at, &Rfc3339).ok()?.checked_add(dwell.try_into().ok()?)?;
-    // Fraction and offset are spelled as they were: strict readers expect the form they always got.
+    // Fraction and offset keep their spelling, because strict parsers expect the form that they always got.
     let tail = sent_at.get(19..)?;
     let offset = tail.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
     let mut out = Vec::with_capacity(sent_at.len() + 12);
@@ -146,7 +145,7 @@ fn moved(sent_at: &str, dwell: Duration) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-/// Adds a number of so many digits, with zeros in front.
+/// Appends a number with this many digits, zeros in front.
 fn push_digits(out: &mut Vec<u8>, mut number: u32, digits: usize) {
     let start = out.len();
     out.resize(start + digits, b'0');
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_addresses_the_envelope_changes() {
+    fn only_the_address_of_the_envelope_changes() {
         let envelope = concat!(
             r#"{ "x" : 1.50e+3,"dsn":"http://old@h/1", "trace":{"trace_id":"t","public_key" : "old"},"sdk":{"dsn":"kept"}}"#,
             "\n{\"type\":\"event\"}\n{\"dsn\":\"kept\"}"
@@ -223,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_stays_absent() {
+    fn absent_fields_stay_absent() {
         for envelope in ["{}", "{}\n", "{\"trace\":{}}\n{\"type\":\"x\"}\n", "{\"dsn\":null,\"sent_at\":null}"] {
             assert_eq!(out(envelope, 7200), envelope);
         }
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_goes_alone_goes_under_its_own_id() {
+    fn an_event_that_is_sent_alone_has_its_own_id() {
         let envelope = Bytes::from_static(b"{\"event_id\":\"00000000-0000-0000-0000-000000000001\",\"x\": 1}\n");
         let (line, _) = rewritten(&envelope, "http://k@h/1", Duration::ZERO, Some(2.into()));
         assert_eq!(line, r#"{"event_id":"00000000000000000000000000000002","x": 1}"#);

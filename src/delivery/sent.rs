@@ -1,4 +1,4 @@
-//! A request that has come to its end: what was sent, how it ended, and that in words.
+//! A request that has ended: what was sent, its result, and the result in words.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use super::quirks::{self, Quirks};
 use super::settings::Settings;
 use super::transport::{Reply, SendError};
 
-/// How much of an error is shown.
+/// The most characters of an error that are shown.
 const ERROR_LENGTH: usize = 300;
 
-/// A request that has come to its end.
+/// A request that has ended.
 pub(super) struct Sent {
     pub(super) claim: Claim,
     pub(super) load: Load,
-    /// What it was addressed by.
+    /// The routing that the request was addressed by.
     pub(super) routing: Arc<Routing>,
-    /// The settings by which it went out.
+    /// The settings that the request was sent by.
     pub(super) settings: Arc<Settings>,
-    /// What it refused compressed and took as it is.
+    /// The encoding that the upstream refused, while it took the same envelope uncompressed.
     pub(super) declined: Option<Compress>,
     pub(super) began: Timestamp,
     pub(super) took: Duration,
@@ -32,7 +32,7 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// What went wrong, in one line that can be shown.
+    /// The error in one line that can be shown.
     pub(super) fn what_went_wrong(&self) -> String {
         let text = match &self.result {
             Ok(reply) => reply.gist(),
@@ -41,17 +41,17 @@ impl Sent {
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_LENGTH).collect()
     }
 
-    /// Whether something before the tracker says that it took the record, or something in its place.
+    /// Whether something else than the tracker, before it or in its place, says that it took the record.
     pub(super) fn is_foreign(&self) -> bool {
         self.result.as_ref().is_ok_and(|reply| reply.is_foreign)
     }
 
-    /// Those of the kind that the upstream had when this went out: by them it was put together and is answered.
+    /// The quirks of the upstream's kind when the request was sent. The request was made by them, and its answer is read by them.
     pub(super) fn quirks(&self) -> &'static Quirks {
         quirks::of(self.settings.kind)
     }
 
-    /// What is kept of it as a refusal for good.
+    /// The dead letter of a record that is refused for good.
     pub(super) fn dead_letter(&self, now: Timestamp, reason: &'static str) -> DeadLetter {
         let reply = self.result.as_ref().ok();
         DeadLetter {
@@ -64,7 +64,7 @@ impl Sent {
         }
     }
 
-    /// How it went with the record, this request included.
+    /// The progress of the record, including this request.
     pub(super) fn progress(&self, strikes: u32) -> Progress {
         let Progress { attempts, items, .. } = &self.claim.progress;
         Progress { attempts: attempts + 1, strikes, items: items.clone() }
@@ -75,7 +75,7 @@ impl Sent {
         self.result.as_ref().is_ok_and(|reply| self.quirks().speaks_of_the_record(reply.status, &reply.text))
     }
 
-    /// An upstream may repeat our key and headers in its answer; they must not get into logs, pages and dead letters.
+    /// Hides our key and headers in the answer. An upstream may repeat them, and they must not get into logs, pages and dead letters.
     pub(super) fn hide_secrets(&mut self, upstream: &str) {
         let Ok(reply) = &mut self.result else { return };
         if reply.status.is_success() && !reply.is_foreign {

@@ -15,8 +15,8 @@ use super::mend::Mend;
 use super::transport::tls::Credentials;
 use super::{api, proxies};
 
-/// The longest `max_age` there may be, and so how long what waits for an upstream that is not configured is kept: no upstream
-/// that comes back finds more of its backlog expired than its own `max_age` says.
+/// The longest `max_age`, and how long the backlog of an upstream that is not configured is kept. So an upstream that comes back finds no
+/// more of its backlog expired than its own `max_age` says.
 pub const LONGEST_AGE: Period = Period::secs(30 * 24 * 3600);
 
 /// How one upstream is treated.
@@ -25,43 +25,43 @@ pub const LONGEST_AGE: Period = Period::secs(30 * 24 * 3600);
 pub struct Settings {
     /// The most requests under way at once.
     pub max_in_flight: NonZeroU16,
-    /// How long one request may take. Of an envelope over 1 MiB: how long none of it may move, and how long the answer may take
-    /// after its end.
+    /// The timeout of one request. For an envelope over 1 MiB: the longest time without progress, and the timeout of the answer after the
+    /// last byte.
     pub timeout: Period,
-    /// What waits longer than this is dropped as expired; at most [`LONGEST_AGE`].
+    /// How long a record waits before it is dropped as expired; at most [`LONGEST_AGE`].
     pub max_age: Period,
     /// What happens to envelopes that the upstream limits.
     pub on_rate_limit: OnRateLimit,
-    /// How often it is told, at most, what was dropped for it; zero: never.
+    /// The least time between two reports to the upstream of what was dropped for it; zero for no reports.
     pub client_reports: Period,
     /// What the upstream is, for its known quirks.
     pub kind: Kind,
-    /// How old a connection may become: with the next one the upstream's address is looked up again.
+    /// The age at which a connection is no longer used; the next one looks up the upstream's address again.
     pub max_connection_age: Period,
     /// The forward proxy on the way there. Not shown: it may have a password.
     #[serde(skip_serializing)]
     pub proxy: proxies::Choice,
-    /// How envelopes are compressed on their way there; absent, as its kind takes them best, and not on this machine.
+    /// The encoding of envelopes; `None` for the one that suits the kind best, and for none to an upstream on this machine.
     pub compress: Option<Compress>,
-    /// Of a GlitchTip: whether what makes it lose other events goes alone, with a pause before and after.
+    /// For a GlitchTip: whether an event that makes it lose others is sent alone, with a pause before and after.
     pub spare_batches: bool,
-    /// What may be changed in an event so that a GlitchTip can store it.
+    /// The changes that are allowed in an event so that a GlitchTip can store it.
     pub mend: Vec<Mend>,
-    /// Whom TLS trusts there besides the authorities: a file.
+    /// A file with certificates that TLS trusts there besides the system's authorities.
     pub tls_ca: Option<PathBuf>,
-    /// Our certificate for who demands one: a file, with the chain below it.
+    /// A file with our certificate for servers that demand one, and the chain below it.
     pub tls_client_cert: Option<PathBuf>,
-    /// Its key: a file.
+    /// A file with the key of that certificate.
     pub tls_client_key: Option<PathBuf>,
-    /// What these files held when the configuration was loaded.
+    /// The content of these files when the configuration was loaded.
     #[serde(skip)]
     pub credentials: Credentials,
-    /// What goes with every request there. Not shown: the values are secrets.
+    /// The headers of every request there. Not shown: the values are secrets.
     #[serde(skip_serializing)]
     pub headers: Headers,
-    /// What it is spared while it is not the primary.
+    /// What it does not get while it is not the primary.
     pub shadow: shadow::Settings,
-    /// How it is asked what it stores; absent, it is enough that it takes it.
+    /// The API that tells what it stores; `None` when its answers are proof enough.
     pub api: Option<api::Settings>,
 }
 
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_gets_what_it_knows_and_this_machine_nothing_compressed() {
+    fn each_kind_gets_its_encoding_and_this_machine_none() {
         let of = |kind, dsn: &str| Settings { kind, ..Settings::default() }.compression(&dsn.parse().unwrap());
         for (kind, expected) in [
             (Kind::Sentry, Compress::Zstd),

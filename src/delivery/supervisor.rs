@@ -22,16 +22,16 @@ use super::settings::Settings;
 use super::watch::Watch;
 use super::worker::{Surroundings, Worker};
 
-/// How long a worker of a removed upstream may take for what is under way before that is said.
+/// How long requests of a removed upstream may be under way before a warning.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The workers, by upstream.
+/// The workers of all upstreams.
 #[derive(Debug)]
 pub struct Supervisor {
     journal: Arc<dyn Journal>,
     routing: Arc<ArcSwap<Routing>>,
     clock: Clock,
-    /// As the clock was set when workers last heard of it.
+    /// The clock's epoch when the workers last heard of it.
     epoch: Timestamp,
     board: Board,
     cooldowns: Cooldowns,
@@ -53,7 +53,7 @@ struct Running {
 }
 
 impl Supervisor {
-    /// No worker yet. The workers run among `tasks`.
+    /// A supervisor without workers yet, which will run among `tasks`.
     pub fn new(
         journal: Arc<dyn Journal>,
         clock: Clock,
@@ -90,13 +90,13 @@ impl Supervisor {
         self.cooldowns.clone()
     }
 
-    /// What the workers tell those of other relays, and hear of them.
+    /// The exchange of the workers with those of other relays.
     pub fn paces(&self) -> Paces {
         self.paces.clone()
     }
 
-    /// Follows a configuration: DSNs and settings change under the running workers, new upstreams get one, removed ones lose
-    /// theirs. What waits for a removed upstream stays in the journal until it expires. `known` are the journal's targets.
+    /// Follows a configuration: running workers get new DSNs and settings, new upstreams get a worker, removed ones lose theirs. The
+    /// backlog of a removed upstream stays in the journal until it expires. `known` are the journal's targets.
     pub fn configure(
         &mut self,
         routing: Arc<Routing>,
@@ -126,7 +126,7 @@ impl Supervisor {
             match self.workers.get(name) {
                 Some(worker) => {
                     worker.settings.store(Arc::new(settings.clone()));
-                    // It may be asleep over something that has just been mended.
+                    // The worker may be asleep because of something that the configuration has just mended.
                     self.journal.changed(*target).notify_one();
                 }
                 None => self.start(name, *target, settings),
@@ -134,7 +134,7 @@ impl Supervisor {
         }
     }
 
-    /// Wakes the workers when the clock was set: what they wait for has moved.
+    /// Wakes the workers when the clock was set, because the ends of their waits have moved.
     pub fn follow_clock(&mut self) {
         let epoch = self.clock.epoch();
         if std::mem::replace(&mut self.epoch, epoch) != epoch {
@@ -158,7 +158,7 @@ impl Supervisor {
         let worker = Worker::new(Arc::clone(name), target, Arc::clone(&settings), around);
         let (before, stop) = (self.removed.remove(name), tasks.stopping().clone());
         tasks.spawn("a delivery worker", async move {
-            // One worker at a time: what is under way belongs to the one before.
+            // One worker at a time: requests under way belong to the one before.
             if let Some(before) = before {
                 before.ended().await;
             }
@@ -167,7 +167,7 @@ impl Supervisor {
         self.workers.insert(Arc::clone(name), Running { target, tasks, settings });
     }
 
-    /// Stops all workers; what is under way gets up to `patience`. The backlog stays in the journal.
+    /// Stops all workers; requests under way get up to `patience`. The backlog stays in the journal.
     pub async fn stop(&mut self, patience: Duration) {
         let all = std::mem::take(&mut self.workers);
         futures_util::future::join_all(

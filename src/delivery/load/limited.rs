@@ -1,7 +1,6 @@
-//! What of a load was taken when the answer to it is 429, and what is left.
+//! Divides a request that was answered with 429: items that were taken, and items that are left.
 //!
-//! Rule: what was not sent was not taken, whatever could be sent by the time of the answer. A limit that held it back may have ended
-//! meanwhile.
+//! Rule: an item that was not sent was not taken, even if the limit that held it back has ended by the time of the answer.
 
 use crate::clock::Timestamp;
 use crate::delivery::quirks::Quirks;
@@ -11,9 +10,9 @@ use crate::protocol::category::Quantities;
 
 use super::{Load, Part, positions, select, sum};
 
-/// Divides a record by the limits that are known with the answer: what the upstream has taken of what was `sent`, and what is left, of
-/// which nothing goes now. `Err` when it may have taken nothing of that which it does not limit: until when all of it waits, if anything
-/// that was sent is limited.
+/// Divides a record by the limits that are known with the answer: the quantities of `sent` that the upstream has taken, and what is left,
+/// none of which is sent now. `Err` when the upstream may not have taken the items that it does not limit: until when all of `sent` waits;
+/// `None` when none of it is limited.
 pub(in crate::delivery) fn divide(
     claim: &Claim,
     sent: &Load,
@@ -77,7 +76,7 @@ mod tests {
         Claim { lease, record: Arc::new(record), progress: Progress::default(), backfilled: false }
     }
 
-    /// The limits of which a bit is set.
+    /// The limits whose bit is set.
     fn limits(bits: usize) -> Cooldown {
         let categories =
             CATEGORIES.iter().enumerate().filter(|(i, _)| bits >> i & 1 == 1).map(|(_, category)| *category);
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_limited_before_and_after_only_what_was_sent_is_delivered_and_the_rest_is_left() {
+    fn only_sent_items_count_as_delivered_whatever_is_limited() {
         let claim = claim();
         let mut divided = 0;
         for (kind, before, after) in cases() {
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_limits_nothing_of_what_was_sent_has_taken_nothing() {
+    fn a_429_that_limits_no_sent_item_has_taken_nothing() {
         let claim = claim();
         let sent = select(&claim, &limits(0b0010), quirks::of(Kind::Sentry), T);
         let divided = divide(&claim, &sent, &limits(0b0010), quirks::of(Kind::Sentry), T);
