@@ -1,7 +1,6 @@
-//! The only HTTP client of the daemon to upstreams: hyper-util's pooled one, with rustls. Knows requests and answers, not what they
-//! mean.
+//! The daemon's only HTTP client to upstreams: hyper with a pool of its own and rustls. It knows requests and answers, not what they mean.
 //!
-//! Rule: no answer costs more than a bounded number of bytes, reads and pieces, whatever the upstream does.
+//! Rule: whatever the upstream does, an answer costs a bounded number of bytes, reads and pieces.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,34 +32,35 @@ use line::Meter;
 pub(super) use packed::Packed;
 pub(super) use stream::Stream;
 
-/// How long the body of an answer may take after its head.
+/// The timeout of an answer's body after its head.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
-/// How much of an answer is read; connections with longer ones are given up.
+/// The most bytes of an answer that are read; a connection with a longer one is given up.
 const MAX_ANSWER: usize = 32 * 1024;
-/// How many pieces of an answer are read, at most. One may be a byte.
+/// The most pieces of an answer that are read. A piece may be one byte.
 const MAX_PIECES: usize = 256;
 const RATE_LIMITS: HeaderName = HeaderName::from_static("x-sentry-rate-limits");
-/// How much of an answer is kept for errors and dead letters.
+/// The most bytes of an answer that are kept for errors and dead letters.
 const KEPT_ANSWER: usize = 2 * 1024;
 
-/// A request to an upstream. On the heap: it goes from hand to hand, and would be moved as a whole each time.
+/// A request to an upstream. It is boxed because it moves often.
 pub(super) type Parcel = Box<Request<Contents>>;
 
-/// Makes a request once more.
+/// Makes the request once more.
 pub(super) type Again<'a> = &'a mut (dyn FnMut() -> Option<Parcel> + Send);
 
-/// The body.
+/// The body of a request.
 #[derive(Clone, Debug)]
 pub(super) enum Contents {
-    /// In pieces: an envelope's header line and the rest, and what ends it when it is compressed; another request's body in one.
+    /// The pieces of a body: the header line of an envelope, the rest, and the end if it is compressed; or the body of another request in
+    /// the first piece.
     Pieces([Bytes; 3]),
-    /// Of a large body, read as it is sent.
+    /// A large body, read as it is sent.
     Stream(Stream),
-    /// The same, compressed on its way.
+    /// A large body, compressed as it is sent.
     Packed(Packed),
 }
 
-/// An upstream's answer, as far as it is of use.
+/// The parts of an upstream's answer that are used.
 #[derive(Clone, Debug)]
 pub(super) struct Reply {
     pub(super) status: StatusCode,
@@ -69,9 +69,9 @@ pub(super) struct Reply {
     pub(super) retry_after: Option<String>,
     /// The beginning of the body, as text.
     pub(super) text: String,
-    /// Whether it says that it is a web page.
+    /// Whether its type is `text/html`.
     is_html: bool,
-    /// Whether it says that something was taken, and something else than the tracker says so.
+    /// Whether something else than the tracker says that it took the request.
     pub(super) is_foreign: bool,
 }
 
@@ -85,17 +85,17 @@ impl Reply {
         }
     }
 
-    /// What it means for an envelope.
+    /// The verdict of this answer to an envelope.
     pub(super) fn verdict(&self) -> Verdict {
         Verdict::of(self.status, &self.text, self.is_foreign)
     }
 
-    /// What it means for another request.
+    /// The verdict of this answer to another request.
     pub(super) fn verdict_of_other(&self) -> Verdict {
         Verdict::of_other(self.status, &self.text, self.is_foreign)
     }
 
-    /// Judges who gave the answer.
+    /// Judges whether the tracker gave the answer.
     pub(super) fn judged(mut self, expected: Expected) -> Self {
         self.is_foreign = match self.status {
             StatusCode::CONFLICT => Expected::Anything.excludes(&self.text, self.is_html),
@@ -108,14 +108,14 @@ impl Reply {
 /// Why there is no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum SendError {
-    /// Of a large body: nothing of it went out for so long, and no answer came.
+    /// For a large body: there was no progress for so long.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     #[error("{0}")]
     Network(String),
 }
 
-/// The connections of the deliveries to one upstream.
+/// The connections for deliveries to one upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Transport {
     settings: Arc<Settings>,
@@ -128,7 +128,7 @@ impl Transport {
         Self { settings: Arc::clone(settings), connections }
     }
 
-    /// Whether the settings were loaded again since: names may have moved, files may have been renewed.
+    /// Whether the settings were loaded again since. Names may have moved, and files may have been renewed.
     pub(super) fn is_outdated(&self, settings: &Arc<Settings>) -> bool {
         !Arc::ptr_eq(&self.settings, settings)
     }
@@ -138,17 +138,16 @@ impl Transport {
         &self.settings
     }
 
-    /// Sends and waits for the whole answer. A connection that dies before any answer is tried once more at once, with what `again`
-    /// makes: servers close idle connections without saying so (GlitchTip's default one after each answer), and a repeat is dropped
-    /// by event id. A body that does not lie in memory goes out again as it is.
+    /// Sends a request and waits for the whole answer. If the connection dies before any answer, sends once more at once what `again`
+    /// makes: servers close idle connections without notice (GlitchTip's default one after each answer), and a tracker drops a repeat by
+    /// its event id. A body that is not in memory is sent again unchanged.
     ///
-    /// `patience` is for all of it; of a large body it is for each piece, and for the answer after the last one.
+    /// `patience` is for all of it; for a large body it is for each piece, and for the answer after the last one.
     pub(super) async fn send(&self, parcel: Parcel, patience: Duration, again: Again<'_>) -> Result<Reply, SendError> {
         Ok(read(self.exchange(parcel, patience, again).await?.0).await)
     }
 
-    /// Sends and waits for all of an answer that has no more than `most` bytes; `None` in place of a longer one, or of one that does
-    /// not end in time.
+    /// Sends a request and waits for an answer of at most `most` bytes; `None` in place of a body that is longer, or does not end in time.
     pub(super) async fn fetch(
         &self,
         parcel: Parcel,
@@ -158,7 +157,7 @@ impl Transport {
         let until = Instant::now() + patience;
         let mut copy = Some(parcel.clone());
         let (response, meter) = self.exchange(parcel, patience, &mut || copy.take()).await?;
-        // Whoever has read the body renews the meter.
+        // The meter is renewed once the body is read.
         meter.as_ref().inspect(|meter| meter.grant(most));
         let (head, body) = response.into_parts();
         let body = timeout_at(until, Limited::new(body, most).collect()).await;
@@ -195,7 +194,7 @@ impl Transport {
             Some(progress) => progress.watch(exchange, patience).await,
         };
         let (response, meter) = response.unwrap_or(Err(SendError::Timeout(patience)))?;
-        // Nobody stores what it has not read.
+        // No upstream stores an envelope that it has not read.
         if response.status().is_success() && progress.is_some_and(|progress| !progress.is_done()) {
             return Err(SendError::Network(format!("it answered {} before it had the envelope", response.status())));
         }
@@ -203,22 +202,22 @@ impl Transport {
     }
 }
 
-/// A request of these parts.
+/// Makes a request of its parts.
 pub(super) fn parcel(method: Method, uri: Uri, headers: HeaderMap, body: Contents) -> Parcel {
     let mut request = Box::new(Request::new(body));
     (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, uri, headers);
     request
 }
 
-/// Reads what is of use of an answer. One that is not read to its end holds its place among the requests under way until
-/// [`ANSWER_PATIENCE`] is over: a server whose answers have no end costs few connections, not one for each envelope.
+/// Reads the used parts of an answer. If the answer is not read to its end, the request counts as under way until [`ANSWER_PATIENCE`] is
+/// over, so that a server whose answers never end costs few connections, not one for each envelope.
 async fn read(response: Response<Incoming>) -> Reply {
     let (head, mut body) = response.into_parts();
     let mut text = Vec::new();
     let mut total = 0;
     let mut is_whole = false;
     let until = Instant::now() + ANSWER_PATIENCE;
-    // The status is what counts: an answer that breaks off after it, or does not come to its end, still answers.
+    // The status is what counts: an answer whose body breaks off or does not end is still an answer.
     for _ in 0..MAX_PIECES {
         let next = timeout_at(until, body.frame()).await;
         is_whole = matches!(next, Ok(None));
@@ -285,7 +284,7 @@ impl Body for Contents {
 }
 
 impl Contents {
-    /// Bytes still to be sent; `None` while that is not known.
+    /// The bytes still to be sent; `None` while that is not known.
     fn left(&self) -> Option<u64> {
         match self {
             Self::Pieces(pieces) => Some(pieces.iter().map(|piece| piece.len() as u64).sum()),
@@ -295,5 +294,5 @@ impl Contents {
     }
 }
 
-/// Header values that never change.
+/// The content type of an envelope.
 pub(super) const ENVELOPE: HeaderValue = HeaderValue::from_static("application/x-sentry-envelope");

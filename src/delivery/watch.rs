@@ -1,4 +1,4 @@
-//! What a worker's upstream does, told to operators: counted in metrics, and logged where somebody may have to act.
+//! Tells operators what a worker's upstream does: counts it in metrics, and logs it where somebody may have to act.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,10 +35,10 @@ pub(super) struct Watch {
     told: Arc<Mutex<Told>>,
 }
 
-/// What the log says last of the upstream, so that each beginning that was told has its end.
+/// What the log said last of the upstream, so that the end of each reported trouble is logged as well.
 #[derive(Debug, Default)]
 struct Told {
-    /// That it is down.
+    /// Whether it is down.
     down: Down,
     /// The projects whose DSN it refuses.
     refused: BTreeSet<Arc<str>>,
@@ -49,12 +49,12 @@ struct Told {
 enum Down {
     #[default]
     No,
-    /// It is, and the line was left out so far.
+    /// It is down, and the log does not say so yet.
     Untold,
     Told,
 }
 
-/// Its rate limits, as one stretch of time until it takes something again.
+/// The rate limits of the upstream, as one span of time until it takes something again.
 #[derive(Debug, Default)]
 struct Limit {
     since: Option<Timestamp>,
@@ -62,7 +62,7 @@ struct Limit {
     is_over: bool,
 }
 
-/// Shorter limits are everyday life.
+/// The longest limit that is not logged, because short ones are usual.
 const LONG_LIMIT: Duration = Duration::from_secs(60);
 
 /// The lines that would repeat.
@@ -105,8 +105,8 @@ impl Watch {
         }
     }
 
-    /// A request for a claim came to its end `now`. What was backfilled was late before the upstream was asked at all. Of an answer in
-    /// doubt it is told later how it [counts](Self::counted) as evidence.
+    /// Reports that the request for a claim has ended `now`. Lag is not measured for a backfilled claim, which was late before the upstream
+    /// was asked. For a refusal in doubt, [`counted`](Self::counted) reports later how it counts.
     pub(super) fn attempted(&self, verdict: Verdict, in_doubt: bool, sent: &Sent, now: Timestamp) {
         let claim = &sent.claim;
         self.attempts[verdict as usize].inc();
@@ -117,7 +117,7 @@ impl Watch {
             self.lag.observe(lag.as_secs_f64());
         }
         match (in_doubt, sent.is_foreign()) {
-            // It ends no outage: the tracker has not answered.
+            // No outage ends, because the tracker has not answered.
             (true, true) => {}
             (false, true) => self.observations.counted(&self.upstream, now, verdict, 1),
             (true, false) => self.observations.answered(&self.upstream, now),
@@ -128,13 +128,13 @@ impl Watch {
         }
     }
 
-    /// What has become known of answers in doubt. One that only passed is a failure like any other that a retry mends.
+    /// Reports how refusals in doubt count. One that passed by itself counts as a failure, which a retry mends.
     pub(super) fn counted(&self, known: Known, now: Timestamp) {
         self.observations.counted(&self.upstream, now, Verdict::Misconfigured, known.refusals);
         self.observations.counted(&self.upstream, now, Verdict::Failed, known.passing);
     }
 
-    /// It took something of the project: what was told of a refused DSN, or of a limit that has run out, is over.
+    /// Reports that the upstream took something of the project. Logs the end of a refusal, or of a limit, whose beginning was logged.
     fn took(&self, project: &Arc<str>, now: Timestamp) {
         let (was_refused, limit) = {
             let mut told = self.told();
@@ -152,7 +152,7 @@ impl Watch {
         }
     }
 
-    /// It limits these categories now, each until then.
+    /// Reports the categories that the upstream limits now, each with the end of its limit.
     pub(super) fn limited(&self, limits: &[(Category, Timestamp)], now: Timestamp) {
         let mut told = self.told();
         let limit = &mut told.limit;
@@ -180,7 +180,7 @@ impl Watch {
         );
     }
 
-    /// An answer carries limits: one that holds for days is likelier a mistake than a quota.
+    /// Reports the limits of an answer. A limit for days is likelier a mistake than a quota.
     pub(super) fn asked_for_a_long_wait(&self, limits: &[RateLimit]) {
         let Some(longest) = limits.iter().map(|limit| limit.retry_after).max().filter(|wait| *wait > REMARKABLE) else {
             return;
@@ -195,11 +195,11 @@ impl Watch {
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
-        // Nothing panics while holding it.
+        // No holder of the lock panics.
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A delivery failed; `down_since` when that opened the circuit.
+    /// Reports that a delivery failed; `down_since` if that opened the circuit.
     pub(super) fn failed(&self, down_since: Option<Timestamp>, why: &str) {
         if let Some(since) = down_since {
             self.observations.down(&self.upstream, since, why);
@@ -214,7 +214,7 @@ impl Watch {
         }
     }
 
-    /// Says that it is down, when it is and the log does not say so yet. One that goes up and down is told once a minute.
+    /// Logs that the upstream is down, unless the log says so already. An upstream that goes up and down is logged once a minute.
     fn tells_down(&self, opened: bool, why: &str) -> bool {
         let mut told = self.told();
         if opened && told.down == Down::No {
@@ -230,7 +230,7 @@ impl Watch {
         true
     }
 
-    /// A project's deliveries fail while those of others do not.
+    /// Reports that a project's deliveries fail while others succeed.
     pub(super) fn fails_alone(&self, project: &Arc<str>, why: &str) {
         let Some(line) = self.damper.admit(&Line::FailsAlone(Arc::clone(project))) else { return };
         let (upstream, project, suppressed) = (&*self.upstream, &**project, line.suppressed);
@@ -254,7 +254,7 @@ impl Watch {
         tracing::error!(upstream.name = upstream, project.name = &**project, why, suppressed, "{advice}");
     }
 
-    /// It refuses what is compressed so, and takes the same as it is.
+    /// Reports that the upstream refused this encoding and took the same envelope uncompressed.
     pub(super) fn declined(&self, how: Option<Compress>) {
         let (upstream, encoding) = (&*self.upstream, how.map_or("", Compress::name));
         let message = "upstream refuses envelopes compressed like this and takes them as they are: they go out so until the next reload";
@@ -316,12 +316,12 @@ impl Watch {
         );
     }
 
-    /// The journal did not take what became of a record.
+    /// Reports that the journal did not keep the outcome of a delivery.
     pub(super) fn unsettled(&self, error: &JournalError) {
         self.unsettled.inc();
         let upstream = &*self.upstream;
         match error {
-            // It closes after the workers have ended or had their time, and says so.
+            // The journal closes after the workers have ended or had their time, and logs that itself.
             JournalError::Closed => {}
             JournalError::LeaseLost => {
                 let Some(line) = self.damper.admit(&Line::LeaseLost) else { return };
@@ -337,7 +337,7 @@ impl Watch {
         }
     }
 
-    /// The journal does not extend leases.
+    /// Reports that the journal does not extend leases.
     pub(super) fn not_extended(&self, error: &JournalError) {
         let Some(line) = self.damper.admit(&Line::NotExtended) else { return };
         let (upstream, suppressed) = (&*self.upstream, line.suppressed);
@@ -345,7 +345,7 @@ impl Watch {
         tracing::error!(upstream.name = upstream, %error, suppressed, "{message}");
     }
 
-    /// The journal gives no records to send.
+    /// Reports that the journal gives no records to send.
     pub(super) fn journal_fails(&self, error: &JournalError) {
         let Some(line) = self.damper.admit(&Line::JournalFails) else { return };
         let (upstream, suppressed) = (&*self.upstream, line.suppressed);

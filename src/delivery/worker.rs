@@ -1,7 +1,6 @@
-//! The worker of one upstream: claims what may be sent, sends it, settles it by the answer.
+//! The worker of one upstream: claims records that may be sent, sends them, and settles them by the answers.
 //!
-//! One task, one owner of circuit and cooldowns. It never waits with a record in hand: a retry goes back to the journal with
-//! its due time.
+//! One task owns circuit and cooldowns. It never waits with a record in hand: a record to retry goes back to the journal with its due time.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -52,13 +51,13 @@ mod start;
 mod together;
 mod waits;
 
-/// How long to wait when the journal itself fails to give records.
+/// The pause after the journal failed to give records.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
-/// No more is started while this many bytes of bodies are under way.
+/// The bytes of bodies under way at which no more is started.
 const MAX_BYTES_IN_FLIGHT: usize = 16 << 20;
-/// After so many claims in a row what is under way is looked at.
+/// The number of claims in a row after which requests under way are looked at.
 const LOOK_UP: usize = 256;
-/// How long a record waits that has no DSN; a changed configuration brings it forward.
+/// How long a record without a DSN waits; a changed configuration brings it forward.
 const HOMELESS: Duration = Duration::from_secs(3600);
 
 /// What a worker shares with the rest of the daemon.
@@ -84,64 +83,64 @@ pub(super) struct Worker {
     settings: Arc<ArcSwap<Settings>>,
     around: Surroundings,
     transport: Arc<Transport>,
-    /// The headers of requests, under this routing.
+    /// The headers of requests under this routing.
     header_cache: HeaderCache,
     circuit: Circuit,
-    /// The circuit as the other relays were told of it.
+    /// The state of the circuit that the other relays were told.
     told: Seen,
-    /// What other relays are told and heard of the upstream.
+    /// The exchange with other relays about the upstream.
     pace: Arc<Pace>,
-    /// What was heard and followed last.
+    /// The last answer of the exchange that was followed.
     heard: Option<Arc<Heard>>,
-    /// Until when finding out whether it is back is left to others.
+    /// Until when this relay leaves probing to others.
     forgone_until: Timestamp,
     cooldown: Cooldown,
     holds: Holds,
     refusals: Refusals,
-    /// The projects that fail while others do not.
+    /// The projects that fail while others succeed.
     suspects: Suspects,
-    /// The turns of what must go alone.
+    /// The turns of records that must be sent alone.
     apart: Apart,
-    /// What has the turn, until it may go.
+    /// The record that has the turn and may not be sent yet.
     held: Option<apart::Held>,
-    /// Whether more than one project has a DSN here: then none gets all of the room.
+    /// Whether more than one project has a DSN here, so that none gets all of the places.
     shared: bool,
-    /// When it goes on looking for what is not of the project that has its share of the room.
+    /// When to look again for records of other projects than the one that has its share of the places.
     looks_on: Timestamp,
-    /// A suspect is none any more, or a hold ended by a delivery: what waited with it is to be brought forward.
+    /// Whether to bring records forward because a suspect was forgiven or a delivery ended a hold.
     forgives: bool,
-    /// When that was last done.
+    /// When records were last brought forward for this reason.
     forgiven: Timestamp,
-    /// Of which project something failed last.
+    /// The project whose request failed last.
     failed_last: Option<Arc<str>>,
-    /// The DSNs that the holds are about: other ones deserve another try.
+    /// The routing, with the DSNs that the holds are about. Other DSNs deserve another try.
     routing: Arc<Routing>,
-    /// What was put off is to be brought forward: why it was may be mended.
+    /// Whether to bring forward records that were put off, because the cause may be mended.
     mended: bool,
-    /// As the clock was set when it was last looked at.
+    /// The clock's epoch when the worker last looked at it.
     epoch: Timestamp,
-    /// When the upstream last took something: tells poison from an outage.
+    /// When the upstream last took something, which tells poison from an outage.
     last_success: Timestamp,
-    /// How it does not take envelopes compressed, as far as that is known since the last reload.
+    /// The encoding that the upstream refused since the last reload.
     declined: Option<Compress>,
-    /// Whether the last that was heard of it is an answer.
+    /// Whether the upstream answers; see [`Report::up`](super::board::Report::up).
     up: bool,
-    /// What went wrong since the board was last told.
+    /// The error since the board was last updated.
     error: Option<LastError>,
-    /// How it refused our DSN since then.
+    /// The refusal of our DSN since the board was last updated.
     refusal: Option<LastError>,
     leases: leases::Leases,
     in_flight: FuturesUnordered<BoxFuture<'static, Ended>>,
     bytes_in_flight: usize,
-    /// Something waits that had no DSN when it was looked at.
+    /// Whether a record waits that had no DSN when it was looked at.
     homeless: bool,
 }
 
-/// What came to its end.
+/// Something that was under way and has ended.
 enum Ended {
     /// A request with a record.
     Sent(Box<Sent>),
-    /// A question; why it has no answer when it has none.
+    /// A question; the error says why it got no answer.
     Asked(Result<(), String>),
 }
 
@@ -177,7 +176,7 @@ impl Worker {
             forgiven: Timestamp::default(),
             failed_last: None,
             routing: Arc::default(),
-            // Whatever it was put off for, a start may have mended it.
+            // A start may have mended the cause for which records were put off.
             mended: true,
             epoch,
             last_success: Timestamp::default(),
@@ -193,10 +192,10 @@ impl Worker {
         }
     }
 
-    /// Works until told to stop; then what is under way is brought to its end within its timeout.
+    /// Works until `stop` is cancelled. Then requests under way end within their timeouts.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let changed = self.around.journal.changed(self.target);
-        // Made once, not for each look.
+        // Made once, not in each round.
         let mut stopped = pin!(stop.cancelled());
         let mut news = pin!(changed.notified());
         let mut beat = leases::Leases::beat();
@@ -223,7 +222,7 @@ impl Worker {
         }
     }
 
-    /// Starts as much as may be started now, and says when to look again if nothing happens before.
+    /// Starts as many requests as may start now. Returns when to look again if nothing happens before.
     async fn claim(&mut self) -> Option<Timestamp> {
         let mut claimed = 0;
         loop {
@@ -241,7 +240,7 @@ impl Worker {
             if let Err(until) = self.turn(now) {
                 return until;
             }
-            // Whoever has the probe needs no place for it: with none it would keep it and find out nothing.
+            // The relay with the probe needs no place for it. Without one it would keep the probe and find nothing out.
             let most = self.most().max(usize::from(self.circuit.state() != State::Closed));
             let room = most.saturating_sub(self.in_flight.len());
             let permits = self.circuit.permits(now, room, self.in_flight.len());
@@ -261,7 +260,7 @@ impl Worker {
                 return Some(later);
             }
             if claimed >= LOOK_UP {
-                // What one project has before the others is not looked through without a pause.
+                // The records that one project has before those of others are not looked through without a pause.
                 self.looks_on = crowded.map_or(now, |_| now + GAP);
                 return Some(self.looks_on);
             }
@@ -276,7 +275,7 @@ impl Worker {
             };
             if claims.is_empty() {
                 self.forgo_probe(now);
-                // What is due and was not given waits for a commit, which wakes us.
+                // A record that is due and was not given waits for a commit, which wakes the worker.
                 let due = self.next_due().await.filter(|due| *due > now);
                 let mended = self.holds.last_end(now).filter(|_| self.mended);
                 return [due, mended, self.cooldown.next_end(now)].into_iter().flatten().min();
@@ -292,7 +291,7 @@ impl Worker {
         }
     }
 
-    /// Settles a record by the answer, and learns from it.
+    /// Settles a record by the answer, and learns from the answer.
     fn settle(&mut self, mut sent: Sent) {
         let now = self.around.clock.now();
         self.bytes_in_flight -= weight(&sent.claim.record.body);
@@ -311,7 +310,7 @@ impl Worker {
             Verdict::Delivered => self.delivered(&sent, now),
             Verdict::RateLimited => self.rate_limited(&sent, now),
             Verdict::Failed => self.failed(&sent, now),
-            // It went to a DSN that has been mended since, perhaps.
+            // The DSN that it was sent to may have been mended since.
             Verdict::Misconfigured if !Arc::ptr_eq(&sent.routing, &self.around.routing.load()) => {
                 self.retry(&sent, now, sent.claim.progress.strikes)
             }
@@ -327,7 +326,7 @@ impl Worker {
         self.journal_settle(&sent.claim.lease, settlement);
     }
 
-    /// What the answer says about the upstream, whatever becomes of the record.
+    /// Learns what the answer says about the upstream, whatever becomes of the record.
     fn learn(&mut self, sent: &Sent, verdict: Verdict, now: Timestamp) {
         let record = &sent.claim.record;
         if let Ok(reply) = &sent.result {

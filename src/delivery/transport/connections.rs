@@ -1,4 +1,4 @@
-//! The connections to one upstream, kept between requests: the one client behind deliveries, questions and what is passed on.
+//! The connections to one upstream, kept between requests: the client of deliveries, questions and requests that are passed on.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::connector::{Connector, WANTS_USER};
 use super::line::{Endless, Meter};
 use super::pool::{NoConnection, Pool};
 
-/// The connections to one upstream, for requests with bodies of one kind.
+/// The connections to one upstream, for requests with one type of body.
 pub struct Connections<B> {
     pool: Pool<B>,
     max_age: Duration,
@@ -38,7 +38,7 @@ impl<B> fmt::Debug for Connections<B> {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum NoAnswer {
-    /// No connection, or none that lasted until the end of the answer's head.
+    /// There was no connection, or it ended before the head of the answer did.
     #[error("{}", why(.0))]
     Failed(Failure),
     /// The proxy answered in the upstream's place.
@@ -46,7 +46,7 @@ pub enum NoAnswer {
     Shut(Proxy),
 }
 
-/// What of an exchange failed.
+/// The step of an exchange that failed.
 #[derive(Debug)]
 pub struct Failure(Step);
 
@@ -64,17 +64,17 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    /// None yet; at most `kept` are kept while they are not used.
+    /// Makes an empty pool; it keeps at most `kept` unused connections.
     pub fn new(settings: &Settings, kept: usize) -> Self {
         let pool = Pool::new(Connector::new(settings), kept);
         Self { pool, max_age: settings.max_connection_age.get(), proxy: settings.proxy.clone() }
     }
 
-    /// Sends a request and waits for the head of its answer. A connection that is too old by then carries no further one.
+    /// Sends a request and waits for the head of its answer. A connection that is older than the maximum by then is not used again.
     ///
     /// # Errors
     ///
-    /// When there is none, or one without an end.
+    /// When there is no answer, or its head has no end.
     pub async fn request(&self, request: Request<B>) -> Result<Response<Incoming>, NoAnswer> {
         let (mut response, meter) = self.request_metered(Box::new(request)).await?;
         if let Some(meter) = meter {
@@ -83,12 +83,12 @@ where
         Ok(response)
     }
 
-    /// The same, and the meter of the connection that the answer comes by.
+    /// As [`Connections::request`], with the meter of the connection.
     pub(super) async fn request_metered(
         &self,
         mut request: Box<Request<B>>,
     ) -> Result<(Response<Incoming>, Option<Meter>), NoAnswer> {
-        // What goes through a tunnel is none of the proxy's business.
+        // A proxy does not see what goes through a tunnel.
         let proxy = self.proxy.proxy(request.uri()).ok().flatten();
         let proxy = proxy.filter(|proxy| proxy.is_http() && request.uri().scheme() == Some(&Scheme::HTTP)).cloned();
         if let Some(authorization) = proxy.as_ref().and_then(Proxy::authorization) {
@@ -101,8 +101,8 @@ where
         }
     }
 
-    /// Sends it over a connection that waits, or over a new one. What was not begun to be sent when its connection closed goes over
-    /// another one.
+    /// Sends a request over a waiting connection, or over a new one. If a waiting connection closes before it begins to send, takes
+    /// another.
     async fn exchange(&self, mut request: Box<Request<B>>) -> Result<(Response<Incoming>, Option<Meter>), Step> {
         let uri = request.uri().clone();
         if !request.headers().contains_key(header::HOST) {
@@ -115,7 +115,7 @@ where
                 Some(open) => open,
                 None => Box::pin(self.pool.connect(&uri)).await.map_err(Step::Connect)?,
             };
-            // A proxy is told the whole address.
+            // A proxy needs the whole address.
             *request.uri_mut() = if open.is_proxied { uri.clone() } else { path_of(&uri) };
             let mut error = match open.sender.try_send_request(*request).await {
                 Ok(response) => {
@@ -142,7 +142,7 @@ fn host(uri: &Uri) -> HeaderValue {
         Some(port) => HeaderValue::try_from(format!("{name}:{port}")),
         None => HeaderValue::try_from(name),
     };
-    // The host of an address is fit for a header.
+    // The host of an address is a valid header value.
     host.unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
@@ -151,7 +151,7 @@ fn path_of(uri: &Uri) -> Uri {
     Uri::from(uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")))
 }
 
-/// Lets the body of an answer be of any length. Its connection must not be used again.
+/// Allows an answer's body of any length. The connection must not be used again.
 pub fn of_any_length(response: &Response<Incoming>) {
     if let Some(meter) = response.extensions().get::<Meter>() {
         meter.open();
@@ -175,7 +175,7 @@ impl NoAnswer {
 }
 
 fn why(Failure(step): &Failure) -> String {
-    // The client's own limit, in the words of ours.
+    // The client's own limit, in the words of this relay's limit.
     if http_error(step).is_some_and(hyper::Error::is_parse_too_large) {
         return Endless::Bytes.to_string();
     }

@@ -1,6 +1,6 @@
-//! How connections to upstreams come about: directly or by way of a forward proxy, over TLS where the address says https, and counted.
+//! Makes connections to upstreams: directly or through a forward proxy, over TLS where the address says https, and with a meter.
 //!
-//! Rule: whom TLS trusts is read when the first such address is connected to, and never where all upstreams are near and speak http.
+//! Rule: the system's certificate authorities are read for the first connection over TLS, and never if there is none.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::localhost::Resolver;
 use super::tls::Credentials;
 use super::{chain, tls};
 
-/// How long a connection may take to come about.
+/// The timeout for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to an upstream or to a proxy.
@@ -83,7 +83,7 @@ fn is_https(uri: &Uri) -> bool {
     uri.scheme() == Some(&Scheme::HTTPS)
 }
 
-/// Connects without the upstream's TLS, by way of the proxy if there is one.
+/// Connects without the upstream's TLS, through the proxy if there is one.
 #[derive(Clone, Debug)]
 struct Dial {
     http: HttpConnector<Resolver>,
@@ -91,7 +91,7 @@ struct Dial {
     meter: Meter,
 }
 
-/// Why there is no connection by way of a proxy.
+/// Why there is no connection through a proxy.
 #[derive(Debug, thiserror::Error)]
 #[error("by way of the proxy {proxy}: {why}")]
 struct NoWay {
@@ -148,7 +148,7 @@ async fn through(proxy: &Proxy, plain: Plain, meter: Meter, uri: Uri) -> Result<
     }
 }
 
-/// What a proxy's refusal means. The library says less than the proxy did.
+/// The meaning of a proxy's refusal. The library says less than the proxy did.
 fn explained(error: &(dyn std::error::Error + 'static), uri: &Uri) -> String {
     let why = chain(error);
     match why.as_str() {
@@ -161,7 +161,7 @@ fn explained(error: &(dyn std::error::Error + 'static), uri: &Uri) -> String {
     }
 }
 
-/// What 407 means.
+/// The meaning of 407.
 pub(super) const WANTS_USER: &str = "it wants a user and a password, or other ones (407)";
 
 /// Connects without TLS.

@@ -1,7 +1,7 @@
-//! A connection to an upstream that counts what comes in: an answer that has no end costs a bounded number of bytes and of reads.
+//! A connection to an upstream that counts incoming bytes and reads, so that an answer without an end costs a bounded number of both.
 //!
-//! Rule: it counts below TLS, so that records and handshakes without end count too. It knows no HTTP: who does says when the
-//! counting begins anew.
+//! Rule: it counts below TLS, so that endless TLS records and handshakes count too. It knows no HTTP: its user says when to count from
+//! zero.
 
 use std::io;
 use std::pin::Pin;
@@ -14,12 +14,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
 
-/// The most bytes that may come before the head of an answer is complete, those of interim answers included; the same again for the
-/// body of a delivery's answer, and for the handshake of TLS.
+/// The most bytes that may come before the head of an answer is complete, including interim answers. The limit applies again to the body of
+/// a delivery's answer, and to the TLS handshake.
 pub(super) const MOST_BYTES: usize = 32 * 1024;
-/// The most reads that they may come in. A network brings hundreds of bytes at a time.
+/// The most reads for these bytes. A network delivers hundreds of bytes at a time.
 const MOST_READS: usize = 1024;
-/// How many bytes a read of a longer body brings at least, on average.
+/// The least average size of a read of a longer body, in bytes.
 const LEAST_READ: usize = 512;
 
 /// An answer without an end.
@@ -31,7 +31,7 @@ pub(super) enum Endless {
     Pieces,
 }
 
-/// How much one connection may bring yet. Clones share it.
+/// The bytes and reads that one connection may still bring. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Meter(Arc<State>);
 
@@ -40,15 +40,15 @@ struct State {
     bytes: AtomicUsize,
     reads: AtomicUsize,
     is_open: AtomicBool,
-    /// Bytes that may come besides.
+    /// The bytes that may come in addition.
     granted: AtomicUsize,
-    /// Whether the other end is a proxy that takes requests for anybody.
+    /// Whether the other end is a proxy that takes requests to any address.
     is_proxied: AtomicBool,
     since: Instant,
 }
 
 impl Meter {
-    /// Of a connection that comes about now.
+    /// The meter of a new connection.
     pub(super) fn new() -> Self {
         let (bytes, reads) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Self(Arc::new(State {
@@ -61,29 +61,29 @@ impl Meter {
         }))
     }
 
-    /// Begins to count anew.
+    /// Counts from zero again.
     pub(super) fn renew(&self) {
         self.0.bytes.store(0, Ordering::Relaxed);
         self.0.reads.store(0, Ordering::Relaxed);
         self.0.granted.store(0, Ordering::Relaxed);
     }
 
-    /// Lets so many bytes more pass until the counting begins anew, in pieces of a sane size.
+    /// Allows this many bytes more until the next [`Meter::renew`], in pieces of a sane size.
     pub(super) fn grant(&self, bytes: usize) {
         self.0.granted.store(bytes, Ordering::Relaxed);
     }
 
-    /// Lets pass whatever comes from now on.
+    /// Lifts all limits from now on.
     pub(super) fn open(&self) {
         self.0.is_open.store(true, Ordering::Relaxed);
     }
 
-    /// The other end is a proxy that takes requests for anybody.
+    /// Notes that the other end is a proxy that takes requests to any address.
     pub(super) fn to_a_proxy(&self) {
         self.0.is_proxied.store(true, Ordering::Relaxed);
     }
 
-    /// How old the connection is.
+    /// The age of the connection.
     pub(super) fn age(&self) -> Duration {
         self.0.since.elapsed()
     }
@@ -108,7 +108,7 @@ impl Meter {
     }
 }
 
-/// A connection, and what it may bring.
+/// A connection with its meter.
 #[derive(Debug)]
 pub(super) struct Line {
     stream: TcpStream,

@@ -1,5 +1,5 @@
-//! Names to addresses: the system's answer, and for `localhost` both loopback addresses, whatever the system's hosts file says
-//! (RFC 6761, section 6.3). A tracker on this machine may listen in either family only; which one works is found by connecting.
+//! Resolves names with the system's resolver. `localhost` has both loopback addresses whatever the hosts file says (RFC 6761, section 6.3):
+//! a tracker on this machine may listen in one family only, and connecting shows in which.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -41,7 +41,7 @@ impl Service<Name> for Resolver {
     }
 }
 
-/// The addresses found, in their order, then those loopback addresses that are missing. The port is set by who connects.
+/// The addresses found, in their order, then the missing loopback addresses. The connector sets the port.
 fn both_families(mut found: Vec<SocketAddr>) -> std::vec::IntoIter<SocketAddr> {
     for loopback in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
         if !found.iter().any(|address| address.ip() == loopback) {
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_system_says_comes_first_and_the_missing_family_after_it() {
+    fn the_missing_loopback_address_follows_those_of_the_system() {
         let both = |found: &[&str]| {
             let found = found.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0)).collect();
             both_families(found).map(|address| address.ip().to_string()).collect::<Vec<_>>()

@@ -1,5 +1,5 @@
-//! An envelope from a file, compressed on its way out: a piece is read when the connection has room for the one before, so that
-//! it costs no more memory than one that goes out as it is. Its length is not known before its end.
+//! An envelope from a file, compressed as it is sent. The next piece is read when the connection has room for it, so that the envelope
+//! costs no more memory than an uncompressed one. Its length is not known before its end.
 
 use std::io;
 use std::task::{Context, Poll};
@@ -12,7 +12,7 @@ use super::stream::Progress;
 use crate::delivery::compress::{Compress, Press};
 use crate::tasks;
 
-/// The way of a compressed envelope. A clone begins anew.
+/// A compressed envelope on its way. A clone begins anew.
 pub(in crate::delivery) struct Packed {
     from: Stream,
     how: Compress,
@@ -24,7 +24,7 @@ enum State {
     New,
     /// The press waits for the next piece.
     Between(Box<Press>),
-    /// A piece is in the press; it comes back unless that was the last.
+    /// The press compresses a piece. It comes back unless that was the last piece.
     Pressing(BoxFuture<'static, io::Result<(Option<Box<Press>>, Bytes)>>),
     /// All has gone out.
     Done,
@@ -35,7 +35,7 @@ impl Packed {
         Self { from, how, state: State::New }
     }
 
-    /// How it gets on.
+    /// The progress of the envelope.
     pub(super) fn progress(&self) -> Progress {
         self.from.progress()
     }
@@ -45,7 +45,7 @@ impl Packed {
         matches!(self.state, State::Done)
     }
 
-    /// The next piece, when it is read and compressed.
+    /// The next compressed piece.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         loop {
             match std::mem::replace(&mut self.state, State::Done) {

@@ -1,7 +1,7 @@
-//! The connections to one upstream that wait for their next request, and how new ones come about.
+//! A pool of connections to one upstream: those that wait for their next request, and the way to new ones.
 //!
-//! Rule: the connection that was used last is used next. One that the other end has closed is never used, as far as that is known,
-//! and one that was not used for a while is closed.
+//! Rule: the connection that was used last is used next. A connection that is known to be closed by the other end is never used, and one
+//! that is unused for a while is closed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -19,42 +19,42 @@ use tower::{BoxError, Service as _};
 use super::connector::Connector;
 use super::line::{MOST_BYTES, Meter};
 
-/// How long an unused connection is kept: less than most servers do, so that few die under a request.
+/// How long an unused connection is kept: less than most servers keep it, so that few die under a request.
 const IDLE: Duration = Duration::from_secs(20);
-/// What a connection holds of a body that the upstream takes slowly, and the longest head of an answer.
+/// The buffer of a connection in bytes: for a body that the upstream takes slowly, and for the longest head of an answer.
 const BUFFER: usize = MOST_BYTES;
 
-/// Where connections lead.
+/// The address that a connection leads to.
 type Place = (Scheme, Authority);
 
-/// A connection that can be asked.
+/// A connection that can take a request.
 #[derive(Debug)]
 pub(super) struct Open<B> {
     pub(super) sender: http1::SendRequest<B>,
     pub(super) meter: Option<Meter>,
-    /// Whether the other end is a proxy that takes requests for anybody.
+    /// Whether the other end is a proxy that takes requests to any address.
     pub(super) is_proxied: bool,
     place: Place,
 }
 
 impl<B> Open<B> {
     fn leads_to(&self, scheme: &Scheme, authority: &Authority) -> bool {
-        // Most often it is written the same, which is quicker to see than that it differs in capitals alone.
+        // Most often the spelling is the same, which is faster to compare than letters of any case.
         self.place.0 == *scheme && (self.place.1.as_str() == authority.as_str() || self.place.1 == *authority)
     }
 }
 
-/// The connections that wait, and the way to new ones. Clones share them.
+/// The waiting connections, and the way to new ones. Clones share them.
 pub(super) struct Pool<B> {
     connector: Connector,
     idle: Arc<Mutex<Idle<B>>>,
     kept: usize,
 }
 
-/// The connections that wait, and since when, the one that was used last at the end.
+/// The waiting connections and since when they wait; the one that was used last is at the end.
 struct Idle<B> {
     all: Vec<(Open<B>, Instant)>,
-    /// Whether somebody closes those that wait too long.
+    /// Whether a task closes those that wait too long.
     is_watched: bool,
 }
 
@@ -70,24 +70,24 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    /// None yet; at most `kept` wait.
+    /// Makes an empty pool; at most `kept` connections wait in it.
     pub(super) fn new(connector: Connector, kept: usize) -> Self {
         let idle = Idle { all: vec![], is_watched: false };
         Self { connector, idle: Arc::new(Mutex::new(idle)), kept }
     }
 
-    /// One that waits for a request to that address, if there is one.
+    /// Takes a waiting connection to that address, if there is one.
     pub(super) fn waiting(&self, uri: &Uri) -> Option<Open<B>> {
         let (scheme, authority) = (uri.scheme()?, uri.authority()?);
         let mut idle = lock(&self.idle);
-        // One whose last answer is still being read is not ready yet.
+        // A connection whose last answer is still being read is not ready yet.
         let at = idle.all.iter().rposition(|(open, since)| {
             open.sender.is_ready() && since.elapsed() < IDLE && open.leads_to(scheme, authority)
         })?;
         Some(idle.all.remove(at).0)
     }
 
-    /// A new one to that address.
+    /// Makes a connection to that address.
     pub(super) async fn connect(&self, uri: &Uri) -> Result<Open<B>, NoConnection> {
         let (scheme, authority) = uri.scheme().cloned().zip(uri.authority().cloned()).ok_or(NoConnection::NoAddress)?;
         let to = Uri::builder().scheme(scheme.clone()).authority(authority.clone()).path_and_query("/").build();
@@ -110,7 +110,7 @@ where
         Ok(Open { sender, meter, is_proxied, place: (scheme, authority) })
     }
 
-    /// Lets one wait for its next request. What is left to read of its last answer is read by whoever got it.
+    /// Lets a connection wait for its next request. Whoever got its last answer reads the rest of it.
     pub(super) fn put(&self, open: Open<B>) {
         if self.kept == 0 || open.sender.is_closed() {
             return;
@@ -129,7 +129,7 @@ where
     }
 }
 
-/// Closes what waits too long, until nobody is left to use the connections.
+/// Closes connections that wait too long, until nobody is left to use the pool.
 async fn close_unused<B: Send + 'static>(idle: Weak<Mutex<Idle<B>>>) {
     loop {
         tokio::time::sleep(IDLE).await;
@@ -139,7 +139,7 @@ async fn close_unused<B: Send + 'static>(idle: Weak<Mutex<Idle<B>>>) {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while holding it.
+    // No holder of the lock panics.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

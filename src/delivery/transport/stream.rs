@@ -1,5 +1,5 @@
-//! A large envelope, sent in pieces: the next one is read when the connection has room for it, so that a slow upstream
-//! costs no memory. Knows byte ranges, not what is in them.
+//! A large envelope, sent in pieces. The next piece is read when the connection has room for it, so that a slow upstream costs no memory.
+//! It knows byte ranges, not their content.
 
 use std::io;
 use std::ops::Range;
@@ -15,18 +15,18 @@ use tokio::time::{Instant, timeout_at};
 use crate::journal::body::Pieces;
 use crate::tasks;
 
-/// What is read at once.
+/// The size of a piece, in bytes.
 const PIECE: u64 = 64 * 1024;
 
-/// The way of a large envelope to an upstream. A clone begins anew and shares the moment of the last progress.
+/// A large envelope on its way to an upstream. A clone begins anew and shares the time of the last progress.
 pub(in crate::delivery) struct Stream {
-    /// What is sent of what is in memory: before the ranges, and after them.
+    /// What is sent from memory: before the ranges, and after them.
     head: Bytes,
     tail: Bytes,
     pieces: Arc<dyn Pieces>,
-    /// What is sent of them.
+    /// The ranges of the body that are sent.
     ranges: Arc<[Range<u64>]>,
-    /// Which range is next, and how much of it was read.
+    /// The position of the next range, and how many of its bytes were read.
     next: (usize, u64),
     reading: Option<BoxFuture<'static, io::Result<Bytes>>>,
     left: u64,
@@ -39,7 +39,7 @@ pub(super) struct Progress(Arc<Mutex<Moved>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Moved {
-    /// When a piece was last taken, or the request began.
+    /// When a connection last took a piece, or the request began.
     at: Instant,
     /// The bytes that no connection has taken yet.
     left: u64,
@@ -65,24 +65,24 @@ fn length(head: &Bytes, ranges: &[Range<u64>], tail: &Bytes) -> u64 {
 }
 
 impl Stream {
-    /// `head`, then these ranges of a body, then `tail`.
+    /// Sends `head`, then these ranges of a body, then `tail`.
     pub(in crate::delivery) fn new(head: Bytes, pieces: Arc<dyn Pieces>, ranges: Vec<Range<u64>>, tail: Bytes) -> Self {
         let left = length(&head, &ranges, &tail);
         let progress = Progress(Arc::new(Mutex::new(Moved { at: Instant::now(), left })));
         Self { head, tail, pieces, ranges: ranges.into(), next: (0, 0), reading: None, left, progress }
     }
 
-    /// Bytes still to be sent.
+    /// The bytes still to be sent.
     pub(super) const fn left(&self) -> u64 {
         self.left
     }
 
-    /// Its progress.
+    /// The progress of the envelope.
     pub(super) fn progress(&self) -> Progress {
         self.progress.clone()
     }
 
-    /// The next piece, when it is read.
+    /// The next piece, once it is read.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let piece = match &mut self.reading {
             Some(reading) => {
@@ -106,7 +106,7 @@ impl Stream {
         Poll::Ready(Some(piece))
     }
 
-    /// The next piece's place in the body.
+    /// The range of the next piece in the body.
     fn next_range(&mut self) -> Option<Range<u64>> {
         loop {
             let (at, done) = self.next;
@@ -123,7 +123,7 @@ impl Stream {
 }
 
 impl Progress {
-    /// Waits for `exchange` as long as no piece takes longer than `patience`, nor the answer after the last one.
+    /// Waits for `exchange`. Returns `None` once a piece, or the answer after the last one, takes longer than `patience`.
     pub(super) async fn watch<T>(&self, exchange: impl Future<Output = T>, patience: Duration) -> Option<T> {
         let mut exchange = pin!(exchange);
         self.note(self.last().left);

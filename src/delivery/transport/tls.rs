@@ -1,7 +1,7 @@
-//! Whom what goes out over TLS trusts, and as whom it shows itself: the system's certificate authorities, Mozilla's where there are
-//! none, and what the files of an upstream's section add.
+//! TLS to upstreams: the trusted certificates, and a certificate of our own. Trusted are the system's certificate authorities, or Mozilla's
+//! if the system has none, and those in the files of an upstream's section.
 //!
-//! Rule: the authorities of the system are read once for the whole process, those of an upstream with each load of the configuration.
+//! Rule: the system's authorities are read once for the process, an upstream's files with each load of the configuration.
 
 use std::fmt;
 use std::fs::File;
@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// The largest file that is taken for certificates or a key.
+/// The largest file of certificates or a key, in bytes.
 const LARGEST: u64 = 1024 * 1024;
 
 static ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
@@ -38,17 +38,17 @@ static CONFIG: LazyLock<ClientConfig> =
 static NOBODY: LazyLock<ClientConfig> =
     LazyLock::new(|| ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth());
 
-/// For connections to those of whom no section says more. Clones share the authorities and the sessions to be resumed.
+/// The configuration for upstreams whose section names no files. Clones share the authorities and the sessions to resume.
 pub fn config() -> ClientConfig {
     CONFIG.clone()
 }
 
-/// For connections without TLS: it trusts nobody.
+/// The configuration for connections without TLS: it trusts no certificate.
 pub(super) fn nobody() -> ClientConfig {
     NOBODY.clone()
 }
 
-/// What the files of an upstream's section hold: whom to trust besides, and a certificate of our own. Shows neither.
+/// The content of an upstream's files: further trusted certificates, and a certificate of our own. The debug form shows neither.
 #[derive(Clone, Default)]
 pub struct Credentials(Option<Arc<Loaded>>);
 
@@ -60,26 +60,26 @@ struct Loaded {
     config: OnceLock<Result<ClientConfig, Error>>,
 }
 
-/// Which file is at fault, and why.
+/// Which file is unfit, and why.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Unfit {
-    /// That of the authorities.
+    /// The file with trusted certificates.
     #[error("{0}")]
     Authority(String),
-    /// That of our certificate.
+    /// The file with our certificate.
     #[error("{0}")]
     Certificate(String),
-    /// That of its key.
+    /// The file with the key of our certificate.
     #[error("{0}")]
     Key(String),
 }
 
 impl Credentials {
-    /// Reads the files, all in PEM form: `ca` has certificates to trust besides the authorities, `own` our certificate and its key.
+    /// Reads the files, all in PEM form: `ca` has further trusted certificates, `own` our certificate and its key.
     ///
     /// # Errors
     ///
-    /// When a file cannot be read, holds nothing of the kind, or certificate and key do not belong together.
+    /// When a file cannot be read or holds nothing of the kind, or the key is not that of the certificate.
     pub fn load(ca: Option<&Path>, own: Option<(&Path, &Path)>) -> Result<Self, Unfit> {
         if ca.is_none() && own.is_none() {
             return Ok(Self::default());
@@ -91,12 +91,12 @@ impl Credentials {
         Ok(Self(Some(Arc::new(Loaded { trusted, own, content, config: OnceLock::new() }))))
     }
 
-    /// A number that differs between different files and says nothing about them; `None` without files.
+    /// A hash of the files' content, which says nothing about it; `None` without files.
     pub fn content(&self) -> Option<u64> {
         self.0.as_ref().map(|loaded| loaded.content)
     }
 
-    /// For connections to that upstream.
+    /// The configuration for connections to that upstream.
     pub(super) fn config(&self) -> Result<ClientConfig, Error> {
         let Some(loaded) = &self.0 else { return Ok(config()) };
         loaded.config.get_or_init(|| loaded.make()).clone()
@@ -172,11 +172,11 @@ pub fn certificates(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, Stri
     found.ok_or_else(|| "holds no certificate in PEM form".to_owned())
 }
 
-/// The bytes of a regular file of a sane size: a pipe would hold up the loader.
+/// The content of a regular file of at most 1 MiB: a pipe would hold up the loader.
 ///
 /// # Errors
 ///
-/// When there is no such file.
+/// When there is no such file, or it is larger.
 pub fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut content = vec![];
     let outcome = std::fs::metadata(path).and_then(|metadata| match metadata.is_file() {
@@ -190,8 +190,8 @@ pub fn read(path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Trusts the authorities, and a server's certificate that is named itself: what signs itself is an authority to nobody, and
-/// `openssl req -x509` marks it as one, which no server's certificate may be.
+/// Trusts the authorities, and any server's certificate that is itself in the file. A self-signed certificate is signed by no authority,
+/// and `openssl req -x509` marks it as an authority, which no server's certificate may be.
 #[derive(Debug)]
 struct Named {
     inner: Arc<WebPkiServerVerifier>,
@@ -213,7 +213,7 @@ impl ServerCertVerifier for Named {
             return verified;
         }
         match verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name) {
-            // One that says no name at all is known by being named here.
+            // A certificate without any name is known by being in the file.
             Err(Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }))
                 if presented.is_empty() =>
             {
@@ -246,7 +246,7 @@ impl ServerCertVerifier for Named {
     }
 }
 
-/// Whether a certificate is not valid now. That is looked at first.
+/// Whether a certificate is invalid because of the time, which is checked first.
 fn is_about_time(why: &CertificateError) -> bool {
     use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
     matches!(why, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })

@@ -1,6 +1,6 @@
-//! What a GlitchTip 5 is known to lose together with everything it stores in the same batch goes alone.
+//! Sends alone what a GlitchTip 5 is known to lose together with everything else in the same batch.
 //!
-//! Rule: a record that has the turn is held here for the few seconds until nothing else is under way; no other record ever is.
+//! Rule: the record that has the turn is held here for the few seconds until nothing else is under way. No other record is ever held.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use crate::policy::outcome::DropReason;
 
 use super::Worker;
 
-/// A record that has the turn, and its body, opened, when it is a large one.
+/// A record that has the turn, and its opened body if it is a large one.
 pub(super) type Held = (Claim, Option<Arc<dyn Pieces>>);
 
 impl Worker {
-    /// Sends the record that has the turn when it may go. Returns whether others may begin; if not, when to look again.
+    /// Sends the record that has the turn when it may go. Returns whether others may begin; the error says when to look again.
     pub(super) fn turn(&mut self, now: Timestamp) -> Result<(), Option<Timestamp>> {
         match self.apart.step(self.in_flight.len(), now) {
             Step::Open => return Ok(()),
@@ -45,7 +45,7 @@ impl Worker {
         Err(None)
     }
 
-    /// A record was claimed that must go alone.
+    /// Takes in a claimed record that must be sent alone.
     pub(super) fn set_apart(&mut self, claim: Claim, pieces: Option<Arc<dyn Pieces>>, load: &Load, now: Timestamp) {
         self.note_poison(&claim.record.project, load, now);
         match self.apart.place(now) {
@@ -59,18 +59,18 @@ impl Worker {
         }
     }
 
-    /// Whether the upstream may be a GlitchTip 5: its API does not say otherwise.
+    /// Whether the upstream may be a GlitchTip 5, because its API does not say otherwise.
     pub(super) fn may_lose_a_batch(&self) -> bool {
         !self.around.board.report(&self.upstream).is_some_and(|report| report.loses_no_batch)
     }
 
-    /// Tells the board what a project sends that others are lost with.
+    /// Tells the board that a project sends events with which others are lost.
     pub(super) fn note_poison(&self, project: &Arc<str>, load: &Load, now: Timestamp) {
         let Some(cause) = load.batch_poison.filter(|_| self.may_lose_a_batch()) else { return };
         self.around.board.update(&self.upstream, |report| report.note_poison(project, cause, now));
     }
 
-    /// What has the turn goes back to the journal.
+    /// Gives the record that has the turn back to the journal.
     pub(super) fn give_back(&mut self) {
         if let Some((claim, _)) = self.held.take() {
             self.put_off(&claim, self.around.clock.now());
@@ -78,7 +78,8 @@ impl Worker {
     }
 }
 
-/// A storm of such events would hold up what comes after it: what finds no place in the line becomes a dead letter.
+/// The settlement of a record for which the line is full: it becomes a dead letter, because a storm of such events would hold up the
+/// records after it.
 fn no_place(claim: &Claim, load: &Load, now: Timestamp) -> Settlement {
     let why = load.batch_poison.map_or("", Cause::why);
     let dead_letter = DeadLetter {

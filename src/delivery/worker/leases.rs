@@ -1,6 +1,6 @@
-//! The leases of what the worker has claimed and not settled: kept while it has them, given up with the settlement.
+//! The leases of claimed records: extended until the record is settled.
 //!
-//! Rule: a settlement that the journal does not take loses nothing. The lease is left to end, and the record comes again.
+//! Rule: a settlement that the journal does not take loses nothing. The lease ends, and the record is claimed again.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::journal::{JournalError, LEASE, Lease, Settlement};
 
 use super::{JOURNAL_PAUSE, Worker};
 
-/// How often the leases are looked at, and the journal is asked for what comes again because another's lease has ended.
+/// How often leases are checked, and the journal is asked for records whose lease at another relay has ended.
 const BEAT: Duration = Duration::from_secs(LEASE.as_secs() / 4);
 
-/// What the journal says to a settlement.
+/// The journal's answer to a settlement.
 type Answer = BoxFuture<'static, Result<(), JournalError>>;
 
-/// The leases of one worker, and its settlements that the journal has not answered.
+/// The leases of one worker, and its settlements without an answer from the journal.
 #[derive(Default)]
 pub(super) struct Leases {
     held: Vec<Lease>,
@@ -28,31 +28,31 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    /// The beat at which [`Worker::keep_leases`] is called.
+    /// The interval of [`Worker::keep_leases`].
     pub(super) fn beat() -> Interval {
         let mut beat = tokio::time::interval_at(Instant::now() + BEAT, BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         beat
     }
 
-    /// Keeps these from now on.
+    /// Keeps these leases from now on.
     pub(super) fn hold(&mut self, leases: impl Iterator<Item = Lease>) {
         self.held.extend(leases);
     }
 
-    /// Keeps this one no longer.
+    /// Keeps this lease no longer.
     pub(super) fn let_go(&mut self, lease: &Lease) {
         if let Some(at) = self.held.iter().position(|held| held.number == lease.number) {
             self.held.swap_remove(at);
         }
     }
 
-    /// The next answer to a settlement, when one is awaited.
+    /// The next answer to a settlement; `None` when none is awaited.
     pub(super) async fn answer(&mut self) -> Option<Result<(), JournalError>> {
         self.unanswered.next().await
     }
 
-    /// Takes the ones that end within half of a lease's time.
+    /// The leases that end within half of a lease's time.
     fn ending(&self) -> Vec<Lease> {
         let soon = Instant::now() + LEASE / 2;
         self.held.iter().filter(|lease| lease.ends < soon).copied().collect()
@@ -60,7 +60,7 @@ impl Leases {
 }
 
 impl Worker {
-    /// Hands a settlement to the journal. Nobody waits for the answer here: most journals have it at once.
+    /// Hands a settlement to the journal. The worker does not wait for the answer, which most journals have at once.
     pub(super) fn journal_settle(&mut self, lease: &Lease, settlement: Settlement) {
         self.leases.let_go(lease);
         let mut answer = self.around.journal.settle(lease, settlement);
@@ -70,14 +70,14 @@ impl Worker {
         }
     }
 
-    /// The journal has answered a settlement.
+    /// Takes in the journal's answer to a settlement.
     pub(super) fn answered(&self, answer: Result<(), JournalError>) {
         if let Err(error) = answer {
             self.around.watch.unsettled(&error);
         }
     }
 
-    /// Extends the leases that end soon. Of a lost one the request goes on: its settlement will tell.
+    /// Extends the leases that end soon. The request of a lost lease goes on, and its settlement reports the loss.
     pub(super) async fn keep_leases(&mut self) {
         let ending = self.leases.ending();
         if ending.is_empty() {
@@ -92,7 +92,7 @@ impl Worker {
         }
     }
 
-    /// When the next record put off comes due. Until then the beat asks.
+    /// When the next record that was put off comes due.
     pub(super) async fn next_due(&mut self) -> Option<Timestamp> {
         let due = self.around.journal.next_due(self.target).await;
         due.unwrap_or_else(|error| {
@@ -101,7 +101,7 @@ impl Worker {
         })
     }
 
-    /// Brings what is under way to its end, and waits for the journal's answers.
+    /// Ends the requests under way, and waits for the journal's answers.
     pub(super) async fn finish(mut self, mut beat: Interval) {
         loop {
             tokio::select! {

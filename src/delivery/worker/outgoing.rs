@@ -1,6 +1,6 @@
-//! A request on its way out: compressed where that is wanted, and as it is where the upstream does not take it so.
+//! Sends a request: compressed if that is wanted, and uncompressed if the upstream refuses the encoding.
 //!
-//! Rule: what an upstream refuses compressed is refused only when it refuses it as it is, too.
+//! Rule: a compressed envelope counts as refused only if the upstream refuses it uncompressed as well.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,19 +17,19 @@ use crate::protocol::dsn::Dsn;
 
 use super::Worker;
 
-/// The way out for one request.
+/// How one request is sent.
 pub(super) struct Outgoing {
     transport: Arc<Transport>,
     packs: Packs,
     how: Compress,
-    /// Whether the upstream takes a body whose length is not known before its end.
+    /// Whether the upstream takes a body without `Content-Length`.
     without_length: bool,
     patience: Duration,
     expected: Expected,
 }
 
 impl Worker {
-    /// The way out for a claim. What is no envelope goes as it came.
+    /// How a claim is sent. A record that is no envelope is sent as it came.
     pub(super) fn outgoing(&self, claim: &Claim, settings: &Settings, to: &Dsn) -> Outgoing {
         let wanted = Some(settings.compression(to)).filter(|how| self.declined != Some(*how));
         let how = wanted.filter(|_| claim.record.client.request.is_none()).unwrap_or(Compress::None);
@@ -44,20 +44,19 @@ impl Worker {
     }
 }
 
-/// What the upstream answers when it has taken a claim. Of a request that is no envelope each endpoint answers in its own way: nothing,
-/// text, protobuf.
+/// The answer of an upstream that has taken a claim. For a request that is no envelope each endpoint has its own: nothing, text, protobuf.
 fn expected(claim: &Claim, settings: &Settings) -> Expected {
     claim.record.client.request.as_ref().map_or(settings.kind.answers(), |_| Expected::Anything)
 }
 
 impl Outgoing {
-    /// Sends and waits for the answer. Also says what the upstream refused compressed and took as it is. `again` makes the same
-    /// request once more.
+    /// Sends a request and waits for the answer. Also returns the encoding if the upstream refused it and took the same uncompressed.
+    /// `again` makes the request once more.
     pub(super) async fn send(&self, parcel: Parcel, again: Again<'_>) -> (Result<Reply, SendError>, Option<Compress>) {
         if self.how == Compress::None {
             return (self.send_once(parcel, again).await, None);
         }
-        // On the heap: most requests need none of it.
+        // Boxed, because most requests need none of it.
         Box::pin(self.send_packed(parcel)).await
     }
 
@@ -95,7 +94,7 @@ impl Outgoing {
     }
 }
 
-/// Whether the answer may be about the encoding, and not about what is encoded: refused for good, or its length is missed.
+/// Whether the answer may be about the encoding, and not about the envelope: refused for good, or 411 for a missing length.
 fn may_be_the_encoding(reply: &Reply) -> bool {
     reply.status.as_u16() == 411 || reply.verdict() == Verdict::Refused
 }

@@ -1,4 +1,4 @@
-//! What has come to its end, told to the board: once for all answers that are there.
+//! Takes in ended requests, and tells the board once for all that have ended.
 
 use futures_util::{FutureExt as _, StreamExt as _};
 
@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use super::{Ended, LOOK_UP, Worker};
 
 impl Worker {
-    /// Takes note of what has come to its end by now, and tells of it once.
+    /// Takes in all requests that have ended by now, and tells the board once.
     pub(super) fn all_ended(&mut self, first: Ended) {
         self.follow_settings();
         self.ended(first);
@@ -18,7 +18,7 @@ impl Worker {
         self.publish();
     }
 
-    /// Tells how the upstream is.
+    /// Tells the board the state of the upstream.
     pub(super) fn publish(&mut self) {
         let now = self.around.clock.now();
         self.tell_circuit(now);

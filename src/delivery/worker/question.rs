@@ -1,6 +1,6 @@
-//! What a failure means: the upstream is down, or one project fails. And the question that is put to the upstream when that is open.
+//! The meaning of a failure: the upstream is down, or one project fails. If it may be either, the upstream is asked.
 //!
-//! Rule: a question is an envelope without items. Trackers check its key and store nothing; no record pays for finding out.
+//! Rule: a question is an envelope without items. Trackers check its key and store nothing, and no record pays for it.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use crate::protocol::dsn::Dsn;
 use super::{Ended, Sent, Worker, parcel};
 
 impl Worker {
-    /// It is tried again, unless it is poison.
+    /// Retries the record, unless it is poison.
     pub(super) fn failed(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
         let progress = &sent.claim.progress;
-        // A strike only when the upstream took something else since it was last tried with this; or when it answered a question, and
-        // next to nothing else fails. An answer that is the record's alone is as certain as one while others are taken.
+        // A strike counts only if the upstream took something else since the last try of this record, or answered a question while next to
+        // nothing else fails. An error answer about this record alone is as certain as one while others are taken.
         let previous = sent.began - Backoff::RECORD.at_least(progress.attempts);
         let is_answer = sent.speaks_of_the_record();
         let passed = self.last_success > previous;
@@ -36,7 +36,7 @@ impl Worker {
         self.retry(sent, now + Backoff::RECORD.after(progress.attempts + 1), strikes)
     }
 
-    /// Something failed: is it the upstream?
+    /// Learns from a failure whether it is the upstream's or one project's.
     pub(super) fn learn_from_failure(&mut self, sent: &Sent, now: Timestamp) {
         let (record, why) = (&sent.claim.record, sent.what_went_wrong());
         let alone = self.suspects.failed(&record.project, sent.took, self.circuit.is_reached(), now);
@@ -55,7 +55,7 @@ impl Worker {
         }
     }
 
-    /// Asks the upstream whether it is there, by the DSN of which something failed last.
+    /// Asks the upstream whether it is there, under the DSN of the project that failed last.
     pub(super) fn ask(&mut self) {
         let Some(dsn) = self.dsn_to_ask() else { return self.learn_from_answer(Err("there is no DSN".to_owned())) };
         let (mut parcel, transport) = (parcel::question(&dsn), Arc::clone(&self.transport));
@@ -67,7 +67,7 @@ impl Worker {
             let mut copy = Some(parcel.clone());
             Ended::Asked(
                 match transport.send(parcel, patience, &mut || copy.take()).await.map(|reply| reply.judged(expected)) {
-                    // Whatever answers in the tracker's place says nothing of the tracker.
+                    // An answer from something in the tracker's place says nothing about the tracker.
                     Ok(reply) if reply.is_foreign => Err(headers.hide(reply.gist().replace(&key, "***"))),
                     Ok(reply) if reply.verdict() == Verdict::Failed => Err(reply.status.to_string()),
                     Ok(_) => Ok(()),

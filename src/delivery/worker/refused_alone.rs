@@ -1,7 +1,7 @@
-//! What becomes of what an upstream refuses while it takes the project's other envelopes: a request that is no envelope, where
-//! the upstream has no such endpoint or a closed one; and an envelope that something between us and the tracker rejects.
+//! Handles records that an upstream refuses while it takes the project's other envelopes: a request that is no envelope, if the upstream
+//! has no such endpoint or a closed one; and an envelope that something between this relay and the tracker rejects.
 //!
-//! Rule: only what is refused pays, never the project's other envelopes, unless more than a few in a row are refused.
+//! Rule: only the refused record pays, never the project's other envelopes, unless more than a few in a row are refused.
 
 use std::time::Duration;
 
@@ -14,19 +14,20 @@ use crate::policy::verdict::POISON_STRIKES;
 
 use super::{Sent, Worker};
 
-/// By how much an envelope whose refusal held up its project is tried later than the others.
+/// How much later than the others an envelope is tried whose refusal held up its project.
 const OTHERS_FIRST: Duration = Duration::from_secs(5);
 
 impl Worker {
-    /// The upstream has no such endpoint: it will not take the next one either, and a dead letter for each would help nobody.
+    /// Drops a record for which the upstream has no endpoint. The upstream will not take the next one either, and a dead letter for each
+    /// would help nobody.
     pub(super) fn unsupported(&self, sent: &Sent) -> Settlement {
         self.around.watch.unsupported(&sent.claim.record, &sent.what_went_wrong());
         let dropped = Some((DropReason::Unsupported, sent.load.send.quantities.clone()));
         Settlement { dropped, ..Settlement::default() }
     }
 
-    /// It was refused where others are taken. A request that is no envelope: where the project's envelopes are, so that it is about
-    /// the endpoint. An envelope: only when it was tried before, and others were taken since.
+    /// Whether the record was refused while others are taken. For a request that is no envelope: whether the project's DSN is good, so that
+    /// the refusal is about the endpoint. For an envelope: whether it was tried before, and others were taken since.
     pub(super) fn is_refused_alone(&self, sent: &Sent, now: Timestamp) -> bool {
         let record = &sent.claim.record;
         match record.client.request {
@@ -35,8 +36,8 @@ impl Worker {
         }
     }
 
-    /// The first few that are refused since something of their project was taken are tried again soon. After one more the project
-    /// waits; then others of it go first: if they are taken, it was this one's own fault.
+    /// Retries soon the first few records that are refused after something of their project was taken. After one more the project waits.
+    /// Then other records of it go first: if they are taken, the refused one is at fault itself.
     pub(super) fn hold_up(&mut self, sent: &Sent, now: Timestamp) -> Settlement {
         let (project, strikes) = (&sent.claim.record.project, sent.claim.progress.strikes);
         if self.holds.doubt(project, sent.claim.progress.attempts == 0) {
@@ -48,8 +49,8 @@ impl Worker {
         self.retry(sent, until + OTHERS_FIRST, strikes)
     }
 
-    /// It does not hold up the project. It is tried a few times more, long enough for an envelope to find out that it was the
-    /// DSN after all.
+    /// Retries a refused record without holding up its project, a few times more and long enough to find out whether the DSN is at fault
+    /// after all.
     pub(super) fn refused_alone(&self, sent: &Sent, now: Timestamp) -> Settlement {
         let strikes = sent.claim.progress.strikes + 1;
         if strikes >= POISON_STRIKES {

@@ -1,4 +1,4 @@
-//! What becomes of a record by the verdict on the answer: delivered, limited, tried again, refused for good.
+//! Settles a record by the verdict on the answer: delivered, limited, tried again, refused for good.
 
 use crate::clock::Timestamp;
 use crate::delivery::load::{self, limited};
@@ -28,7 +28,7 @@ impl Worker {
                 let rest = left.remainder(self.settings().on_rate_limit, sent.progress(strikes), now);
                 Settlement { delivered: taken, ..rest }
             }
-            // An answer that limits none of what was sent comes later, too.
+            // An answer that limits nothing of what was sent delays the record as well.
             Err(until) => self.retry(sent, until.unwrap_or(now + cooldown::BARE_429), strikes),
         }
     }
@@ -40,7 +40,7 @@ impl Worker {
 
     pub(super) fn refused(&self, sent: &Sent, now: Timestamp, reason: &'static str) -> Settlement {
         self.around.watch.refused(&sent.claim.record, reason, &sent.what_went_wrong());
-        // What was not sent, because it is limited or comes later, was not refused either.
+        // Items that were not sent, because they are limited or come later, were not refused either.
         let rest = sent.load.remainder(OnRateLimit::Hold, sent.progress(0), now);
         let dropped = Some((DropReason::Rejected, sent.load.send.quantities.clone()));
         Settlement { dropped, dead_letter: Some(sent.dead_letter(now, reason)), ..rest }

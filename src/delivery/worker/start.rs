@@ -1,6 +1,6 @@
-//! A claimed record on its way: sent, or settled at once.
+//! Starts a claimed record: sends it, or settles it at once.
 //!
-//! Rule: what is sent is owned by its request until that ends; the worker goes on meanwhile.
+//! Rule: a record under way belongs to its request until that ends, while the worker goes on.
 
 use std::sync::Arc;
 

@@ -1,8 +1,7 @@
-//! What the workers of one upstream at several relays have in common: its limits, refusals and outages, as one worker would have
-//! them.
+//! Workers of one upstream at several relays share its limits, refusals and outages as if they were one worker.
 //!
-//! Rules: a worker tells what it learns and follows what others learnt; neither waits for the database. It does not follow
-//! another relay's trouble with an upstream that has taken something from this relay since.
+//! Rules: a worker tells what it learns and follows what others learn. Neither waits for the database. It does not follow another relay's
+//! trouble with an upstream that has taken something from this relay since.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +16,13 @@ use crate::protocol::rate_limits::RateLimit;
 
 use super::Worker;
 
-/// How long to wait before it is asked once more who finds out whether the upstream is back.
+/// How long until this relay asks again for the probe.
 const AGAIN: Duration = Duration::from_millis(500);
-/// A relay that had nothing to find that out with leaves it to others for so long.
+/// How long a relay without anything to probe with leaves the probe to others.
 const FORGONE: Duration = Duration::from_secs(1);
 
 impl Worker {
-    /// Takes in what was heard since.
+    /// Takes in the last answer of the exchange.
     pub(super) fn follow_others(&mut self, now: Timestamp) {
         let Some(heard) = self.pace.heard() else { return };
         if self.heard.as_ref().is_some_and(|known| Arc::ptr_eq(known, &heard)) {
@@ -74,7 +73,7 @@ impl Worker {
             return;
         }
         match after.opened() {
-            // It is this relay that finds out.
+            // This relay probes.
             Some(opened) if opened.probe == Some(heard.relay) && self.circuit.state() != State::Closed => return,
             Some(opened) => {
                 let since = now - heard.ago(opened.since);
@@ -97,7 +96,7 @@ impl Worker {
         self.told = self.circuit.seen();
     }
 
-    /// Whether something may be tried now; if not, when to look again. While the circuit is not closed, one relay tries.
+    /// Whether a request may be tried now; the error says when to look again. While the circuit is not closed, only one relay tries.
     pub(super) fn may_try(&mut self, now: Timestamp) -> Result<(), Timestamp> {
         if !self.circuit.wants_probe(now, self.in_flight.len()) {
             return Ok(());
@@ -108,7 +107,7 @@ impl Worker {
         if self.pace.may_probe() { Ok(()) } else { Err(now + AGAIN) }
     }
 
-    /// There is nothing to try: while the circuit is not closed, another relay may have something.
+    /// Gives up the probe while the circuit is not closed, because nothing is there to try: another relay may have something.
     pub(super) fn forgo_probe(&mut self, now: Timestamp) {
         if self.heard.is_some() && self.circuit.wants_probe(now, self.in_flight.len()) {
             self.forgone_until = now + FORGONE;
@@ -116,7 +115,7 @@ impl Worker {
         }
     }
 
-    /// Tells how the circuit stands, when that is another than was told.
+    /// Tells the state of the circuit if it differs from the one that was told.
     pub(super) fn tell_circuit(&mut self, now: Timestamp) {
         let seen = self.circuit.seen();
         if std::mem::replace(&mut self.told, seen) == seen {
@@ -131,7 +130,7 @@ impl Worker {
         });
     }
 
-    /// Tells that the project's DSN is refused, and waits until then.
+    /// Tells that the project's DSN is refused, and until when the project waits.
     pub(super) fn tell_refused(&self, project: &Arc<str>, until: Timestamp, now: Timestamp) {
         let Some(dsn) = self.mark_of_dsn(project) else { return };
         let (project, refusals) = (Arc::clone(project), self.holds.refusals(project));
@@ -145,13 +144,13 @@ impl Worker {
         }
     }
 
-    /// Whether the others were told that the project's DSN is refused.
+    /// Whether the relays know the project's DSN as refused.
     pub(super) fn is_refused(&self, project: &str) -> bool {
         let known = self.heard.as_ref().and_then(|heard| heard.standings.get(&self.target)?.refused().get(project));
         known.is_some_and(|known| self.mark_of_dsn(project) == Some(known.dsn))
     }
 
-    /// What stands for the project's DSN at this upstream, and does not tell it.
+    /// A hash of the project's DSN at this upstream; `None` when it has none.
     fn mark_of_dsn(&self, project: &str) -> Option<u64> {
         let routing = self.around.routing.load();
         let dsn = routing.project(project)?.dsns.get(&self.upstream)?;

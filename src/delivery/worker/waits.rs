@@ -1,7 +1,7 @@
-//! What waits, and what ends a wait: limits and holds that are over, a corrected DSN, a clock that was set.
+//! Waits and their ends: limits and holds that are over, a corrected DSN, a clock that was set.
 //!
-//! Rule: what was put off is brought forward in small steps, and tried only as fast as the circuit permits. So a start in front
-//! of an upstream that is down costs a few requests, however often it starts.
+//! Rule: records that were put off are brought forward in small steps, and tried only as fast as the circuit permits. So a start while the
+//! upstream is down costs a few requests, however often it happens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,22 +18,22 @@ use crate::journal::{Claim, Rest, Settlement};
 
 use super::Worker;
 
-/// How many records are brought forward at once.
+/// The most records that are brought forward at once.
 const STEP: usize = 256;
-/// How often what waits with a suspect or with a hold that ended is brought forward at most: what is forgiven again and again must not
-/// keep the journal busy.
+/// The least time between two times that records are brought forward because a suspect was forgiven or a delivery ended a hold: one that is
+/// forgiven again and again must not keep the journal busy.
 const FORGIVING: Duration = Duration::from_secs(10);
 
 impl Worker {
-    /// Ends what has ended by now.
+    /// Ends the waits that are over by now.
     pub(super) async fn end_waits(&mut self, now: Timestamp) {
         self.follow_clock();
         self.end_limits(now);
         self.end_holds(now).await;
     }
 
-    /// All that was to be waited for was a span of time. When the clock is set back, the moments at which the waits end move with
-    /// it; the due times in the journal are brought forward.
+    /// Follows a clock that was set back. Waits are spans of time, so their ends move with the clock, and records in the journal are
+    /// brought forward.
     fn follow_clock(&mut self) {
         let epoch = self.around.clock.epoch();
         let back = std::mem::replace(&mut self.epoch, epoch).since(epoch);
@@ -54,7 +54,7 @@ impl Worker {
         self.publish();
     }
 
-    /// Takes over settings that were loaded again, and leaves the connections behind that were made by the others.
+    /// Takes over settings that were loaded again, and drops the connections that were made under the old ones.
     pub(super) fn follow_settings(&mut self) {
         let settings = self.settings.load();
         if self.transport.is_outdated(&settings) {
@@ -62,26 +62,26 @@ impl Worker {
         }
     }
 
-    /// The settings as they were followed last.
+    /// The settings that were followed last.
     pub(super) fn settings(&self) -> &Arc<Settings> {
         self.transport.settings()
     }
 
-    /// The most requests under way at once: this relay's part of it.
+    /// The most requests that this relay may have under way: its part of all.
     pub(super) fn most(&self) -> usize {
         let settings = self.settings();
         let most = if quirks::of(settings.kind).one_at_a_time { 1 } else { settings.max_in_flight.get().into() };
         self.pace.places(most, self.in_flight.len())
     }
 
-    /// How many of them may be of one project: all but one, where there are others and more than one place.
+    /// The most requests of one project under way: all places but one, if there are other projects and more than one place.
     pub(super) fn share(&self) -> usize {
         let most = self.most();
         if self.shared && most > 1 { most - 1 } else { most.max(1) }
     }
 
-    /// Until when a record of the project that is claimed now waits: its DSN is refused, or it fails while others do not, or it has its
-    /// share of the room.
+    /// Until when a record of the project that is claimed now waits; `None` if it need not. It waits if the DSN is refused, if the project
+    /// fails while others succeed, or if it has its share of the places.
     pub(super) fn waits(&mut self, project: &Arc<str>, now: Timestamp) -> Option<Timestamp> {
         if let until @ Some(_) = self.holds.until(project, now) {
             return until;
@@ -90,10 +90,10 @@ impl Worker {
         place.or_else(|| self.suspects.crowds(project, self.share(), now))
     }
 
-    /// The upstream took something of the project. What waited with a suspect that is none any more, or with a hold that ends so, comes
-    /// forward.
+    /// Reports that the upstream took something of the project. If the project stops being a suspect, or its hold ends, its waiting records
+    /// come forward.
     pub(super) fn taken(&mut self, project: &Arc<str>, took: Duration, now: Timestamp) {
-        // After a reload it had not waited here: others wait still.
+        // After a reload this relay's hold may be gone while other relays still wait.
         if self.holds.taken(project, now) || self.is_refused(project) {
             self.tell_taken(project);
             self.forgives = true;
@@ -103,14 +103,14 @@ impl Worker {
         self.forgives |= self.suspects.taken(project, now);
     }
 
-    /// Not tried, tried later.
+    /// Puts off a record without an attempt.
     pub(super) fn put_off(&mut self, claim: &Claim, due: Timestamp) {
         let rest = Rest { due, progress: claim.progress.clone(), quantities: load::pending(claim) };
         self.journal_settle(&claim.lease, Settlement { rest: Some(rest), ..Settlement::default() });
     }
 
-    /// The body cannot be read now. What is pending of a part that nobody knows comes again when its lease has ended: the
-    /// journal knows.
+    /// Puts off a record whose body cannot be read now. If its pending part cannot be told without the body, the lease is left to end: the
+    /// journal knows the part.
     pub(super) fn unreadable(&mut self, claim: &Claim, error: &Unreadable, now: Timestamp) {
         self.around.watch.unreadable(&claim.record, &error.to_string());
         if claim.progress.items.is_none() || claim.record.client.request.is_some() || claim.record.body.is_at_hand() {
@@ -123,13 +123,13 @@ impl Worker {
     fn end_limits(&mut self, now: Timestamp) {
         if self.cooldown.forget_ended(now) {
             self.around.cooldowns.tell(&self.upstream, &self.cooldown);
-            // What the limit held back comes out slowly.
+            // The records that the limit held back are sent slowly at first.
             self.circuit.slow_start(now);
             self.publish();
         }
     }
 
-    /// Sends by the newest configuration from now on.
+    /// Follows the newest routing.
     pub(super) fn follow_routing(&mut self, now: Timestamp) {
         let routing = self.around.routing.load();
         if Arc::ptr_eq(&routing, &self.routing) {
@@ -144,9 +144,8 @@ impl Worker {
         self.holds.mended(now, self.quirks().cool_off);
     }
 
-    /// A new configuration may have mended what a project is held for, or the upstream took something of it: its records are tried now,
-    /// not when the hold would have ended, or when the upstream takes note of it. Others that were put off come along, which costs each of them one early
-    /// try.
+    /// Brings records forward when a new configuration may have mended the cause of a hold, or the upstream took something, so that they are
+    /// tried now and not at the end of the hold. Other records that were put off come along, which costs each of them one early try.
     async fn end_holds(&mut self, now: Timestamp) {
         self.follow_routing(now);
         if self.forgives && now.since(self.forgiven) >= FORGIVING {
