@@ -1,8 +1,8 @@
-//! Whether trackers store what they took: looks events up by a tracker's API, at a bounded rate, and notes what it found.
+//! Verification: looks up whether trackers store the events that they took, through their APIs, at a bounded rate, and notes the findings.
 //!
-//! Rules: no envelope waits for this. What is still to be looked for waits in the journal and costs no memory. A tracker that
-//! cannot be asked leaves events unknown, never missing. Trouble is logged once when it begins and once when it is over. A long
-//! backlog never keeps new events from being looked for.
+//! Rules: no envelope waits for this. Events that are still to be looked up wait in the journal and cost no memory. A tracker that cannot
+//! be asked leaves events unknown, never missing. Trouble is logged once when it begins and once when it ends. A long backlog never keeps
+//! new events from being looked up.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,36 +36,36 @@ use look::{Looker, Seen};
 pub use on_demand::{Looked, LookedAgain, Outcome};
 pub use side_by_side::SideBySide;
 
-/// The most events that are looked for in one step.
+/// The most events that are looked up in one step.
 pub const STEP: usize = 500;
-/// How long after a step the next one begins, when there is nothing left to do.
+/// The pause after a step when nothing is left to do.
 const PAUSE: Duration = Duration::from_secs(2);
-/// How long a tracker that cannot be asked is left alone.
+/// The pause after trouble with a tracker.
 const AFTER_TROUBLE: Duration = Duration::from_secs(15);
-/// When an event is looked at again that nobody can say anything of.
+/// The time until an event of which nothing is known is checked again.
 const UNKNOWN_FOR: Duration = Duration::from_secs(600);
-/// When one that was put off comes due like any other: its record is likely to be gone by then.
+/// The time until an event that was put off comes due like any other. Its record is likely to be gone by then.
 const PUT_OFF_FOR: Duration = Duration::from_secs(24 * 3600);
-/// The most of those that were put off that one step looks for.
+/// The most events that were put off and are looked up in one step.
 const PUT_OFF: usize = 5000;
-/// The most that are sent again in one step.
+/// The most events that are sent again in one step.
 const REPAIRS: usize = 256;
 
-/// How an upstream is asked.
+/// How the tracker of an upstream is asked.
 #[derive(Clone, Debug)]
 pub struct Tracker {
     /// The upstream in the journal.
     pub target: TargetId,
-    /// Its API.
+    /// The API.
     pub api: Api,
-    /// The projects as it knows them, by their names here.
+    /// The projects as the tracker knows them, by their names here.
     pub places: BTreeMap<Arc<str>, There>,
-    /// How long it remembers the id of an event and drops a repeat.
+    /// How long the tracker remembers the id of an event and drops repeats.
     pub remembers: Duration,
 }
 
 impl Tracker {
-    /// How an upstream is asked; `None` where it has no `api` section.
+    /// The tracker of an upstream; `None` where it has no `api` section.
     pub fn of((name, target): (&Arc<str>, TargetId), settings: &Upstreams, projects: &[Arc<Project>]) -> Option<Self> {
         let api = Api::of(settings)?;
         let place = |project: &Arc<Project>| {
@@ -79,20 +79,20 @@ impl Tracker {
     }
 }
 
-/// How the look for the events of an upstream stands.
+/// The progress of verification at an upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// When something was last looked for and the tracker answered.
+    /// When the tracker last answered a lookup.
     pub last_look: Option<Timestamp>,
     /// Since when the tracker cannot be asked, and why, with the remedy.
     pub trouble: Option<(Timestamp, String)>,
-    /// When the oldest event that is still to be looked for the first time was accepted, while that lags behind.
+    /// The time of acceptance of the oldest event that still waits for its first lookup; `None` when the lookups keep up.
     pub behind: Option<Timestamp>,
-    /// Why the last event that was to be compared with what was sent could not be.
+    /// Why the last event that was to be compared could not be; `None` when it could.
     pub not_compared: Option<String>,
 }
 
-/// Looks for events at every upstream that has an API. Cheap to clone; clones share what they know.
+/// Looks events up at every upstream with an API. Cheap to clone; clones share their knowledge.
 #[derive(Clone, Debug)]
 pub struct Verifier {
     journal: Arc<dyn Journal>,
@@ -112,13 +112,13 @@ struct Upstream {
     tracker: Tracker,
     standing: Standing,
     frontier: Frontier<Cursor>,
-    /// How far its lists are walked for what was put off.
+    /// The walks through the tracker's lists for events that were put off.
     walks: Walks,
-    /// Whether there may be something that was put off.
+    /// Whether there may be events that were put off.
     is_behind: bool,
-    /// The term in which it was last looked for.
+    /// The term of the last step.
     term: Option<Epoch>,
-    /// Whether the last step got no word about any event.
+    /// Whether the last step learnt nothing about any event.
     is_silent: bool,
     /// Whether a step is under way.
     busy: bool,
@@ -129,12 +129,12 @@ struct Upstream {
 }
 
 impl Verifier {
-    /// A verifier that looks for nothing until it is configured.
+    /// A verifier that looks nothing up until it is configured.
     pub fn new(journal: Arc<dyn Journal>, clock: Clock, board: Board) -> Self {
         Self { journal, clock, board, shared: Arc::default() }
     }
 
-    /// Follows a changed configuration. An upstream that stays goes on where it was.
+    /// Follows a changed configuration. An upstream that stays continues where it was.
     pub fn configure(&self, settings: &Settings, trackers: BTreeMap<Arc<str>, Tracker>) {
         let mut shared = self.lock();
         shared.settings = settings.clone();
@@ -159,24 +159,24 @@ impl Verifier {
         }
     }
 
-    /// How it stands with an upstream; `None` where there is no API to ask.
+    /// The progress at an upstream; `None` when it has no API.
     pub fn standing(&self, upstream: &str) -> Option<Standing> {
         self.lock().upstreams.get(upstream).map(|upstream| upstream.standing.clone())
     }
 
-    /// How it looks for events.
+    /// The settings.
     pub fn settings(&self) -> Settings {
         self.lock().settings.clone()
     }
 
-    /// The API of an upstream, and a project as the tracker knows it.
+    /// The API of an upstream, and a project as the tracker knows it; `None` when either is unknown.
     pub fn place(&self, upstream: &str, project: &str) -> Option<(Api, There)> {
         let shared = self.lock();
         let tracker = &shared.upstreams.get(upstream)?.tracker;
         Some((tracker.api.clone(), tracker.places.get(project)?.clone()))
     }
 
-    /// The upstreams for which a step is due. Each is busy until [`Verifier::step`] is done with it.
+    /// The upstreams for which a step is due. Each is busy until [`Verifier::step`] has ended.
     pub fn due(&self) -> Vec<Arc<str>> {
         let (mut shared, now) = (self.lock(), Instant::now());
         let due = shared.upstreams.iter_mut().filter(|(_, upstream)| !upstream.busy && upstream.rests_until <= now);
@@ -187,7 +187,7 @@ impl Verifier {
         .collect()
     }
 
-    /// Looks for some of the events that are due at an upstream, and notes what was found.
+    /// Looks up some of the events that are due at an upstream, and notes the findings.
     pub async fn step(&self, name: &Arc<str>) {
         let _busy = Busy { verifier: self, name };
         self.follow_term(name);
@@ -204,7 +204,7 @@ impl Verifier {
         }
     }
 
-    /// In the terms of others something may have been put off, and found.
+    /// Begins the catching up anew in a new term: in the terms of others, events may have been put off and found.
     fn follow_term(&self, name: &str) {
         self.with(name, |upstream| {
             let term = Epoch::current();
@@ -222,7 +222,7 @@ impl Verifier {
         Some((upstream.tracker.clone(), settings, bound))
     }
 
-    /// Returns how long to rest.
+    /// Makes a step. Returns how long to rest.
     async fn look(
         &self,
         verification: &dyn Verification,
@@ -236,7 +236,7 @@ impl Verifier {
         let batch = self.batch(verification, name, tracker, settings, bound).await?;
         let put_off = self.put_off(verification, name, tracker).await?;
         self.note_frontier(name, (&batch, &put_off), settings, now);
-        // One that gave no word is asked for one event until it does.
+        // A full batch is left only if the tracker is silent. Then one event is looked up until it answers.
         let fresh = if batch.fresh.len() == STEP { &batch.fresh[..1] } else { &batch.fresh };
         let wanted = batch.again.iter().chain(fresh).collect();
         let mut walks = self.with(name, |upstream| std::mem::take(&mut upstream.walks)).unwrap_or_default();
@@ -259,7 +259,7 @@ impl Verifier {
         if settings.repair == Repairs::Auto {
             self.repair(name, Timestamp::default(), REPAIRS).await?;
         }
-        // Behind the first that was not looked for, events are looked for once more.
+        // An event behind the first one that was not looked up is looked up again.
         let passed = batch.fresh.iter().take_while(|event| seen.contains_key(&event.record));
         let is_stored = |event: &&Wanted| seen.get(&event.record) == Some(&Seen::Stored);
         let stored: Vec<&Wanted> = passed.chain(&batch.again).chain(&put_off.events).filter(is_stored).collect();
@@ -275,7 +275,7 @@ impl Verifier {
         })
     }
 
-    /// Finds out now and then which version the tracker is, and tells its worker what follows from that.
+    /// Asks the tracker for its version now and then, and tells its worker the consequence.
     async fn ask_version(&self, name: &Arc<str>, tracker: &Tracker, settings: &Settings) {
         let Some(there) = tracker.places.values().next().filter(|_| tracker.api.wants_version()) else { return };
         sleep_until(self.turn(name, settings.pace())).await;
@@ -289,7 +289,7 @@ impl Verifier {
         Looker::new(tracker, Box::new(move || verifier.turn(&name, pace)))
     }
 
-    /// When the next request to a tracker may go out. The turns are shared by the steps and by whoever asks on demand.
+    /// When the next request to a tracker may be sent. Steps and lookups on demand share the turns.
     fn turn(&self, name: &Arc<str>, pace: Duration) -> Instant {
         let mut shared = self.lock();
         let Some(upstream) = shared.upstreams.get_mut(name) else { return Instant::now() };
@@ -306,12 +306,12 @@ impl Verifier {
         });
     }
 
-    /// Does something with an upstream, unless the configuration has it no more.
+    /// Calls `act` with an upstream; `None` when it is no longer configured.
     fn with<T>(&self, name: &str, act: impl FnOnce(&mut Upstream) -> T) -> Option<T> {
         self.lock().upstreams.get_mut(name).map(act)
     }
 
-    /// Says trouble once, and once when it is over.
+    /// Logs trouble once, and its end once.
     fn note_trouble(&self, name: &Arc<str>, trouble: Option<&Trouble>, answered: bool) {
         let (mut shared, now) = (self.lock(), self.clock.now());
         let Some(upstream) = shared.upstreams.get_mut(name) else { return };
@@ -334,7 +334,7 @@ impl Verifier {
         }
     }
 
-    /// Sends missing events again that were accepted since `since`; returns how many.
+    /// Sends missing events again that were accepted since `since`. Returns how many.
     pub async fn repair(&self, name: &str, since: Timestamp, limit: usize) -> Result<usize, JournalError> {
         let (tracker, settings) = {
             let shared = self.lock();
@@ -363,7 +363,7 @@ impl Verifier {
     }
 }
 
-/// Ends a step, however it ends.
+/// Marks a step as ended when it is dropped.
 struct Busy<'a> {
     verifier: &'a Verifier,
     name: &'a Arc<str>,

@@ -1,12 +1,12 @@
-//! Catches up when more waits than one step can look for.
+//! Catches up when more events wait than one step can look up.
 //!
-//! Those events are put off: each gets a row in the journal, and new events are looked for as ever. Beside them, each step goes
-//! on through the list of each project, from the newest event to the oldest, and looks a page's ids up among thousands that were
-//! put off. So one walk through a list serves many steps, and a page of a hundred events costs one request.
+//! Those events are put off: each gets a row in the journal, and new events are looked up as usual. Beside them, each step continues
+//! through the list of each project, from the newest event to the oldest, and finds a page's ids among the thousands that were put off. So
+//! one walk through a list serves many steps, and a page of a hundred events costs one request.
 //!
-//! Rules: of a list only the place is remembered. An event that a whole walk did not show has been looked for once; before it is
-//! called missing it is asked for by its id. A list that is not sorted is walked only for events that were accepted before the
-//! newest one that was there when the walk began.
+//! Rules: of a list only the cursor is remembered. An event that a whole walk did not show counts as looked up once; it is asked for by its
+//! id before it counts as missing. In a list that is not sorted, a walk covers only events that were accepted before the newest one that
+//! was put off when it began.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,33 +23,33 @@ use crate::protocol::event_id::EventId;
 use super::look::{FEW, LONGEST, Looker, SKEW, Seen};
 use super::{PUT_OFF, PUT_OFF_FOR, STEP, Tracker, UNKNOWN_FOR, Verifier};
 
-/// So many events before the last that a step has, it goes on with the next step, which has further ones.
+/// A step ends when it is this near to the last of its events, if there are more: the next step has the following ones.
 const NEAR: usize = 200;
 /// The most pages of one walk.
 const MOST_PAGES: u32 = 20_000;
 
-/// How far the lists of projects are walked, by the projects' names.
+/// The walks through the lists of projects, by the projects' names.
 pub(super) type Walks = BTreeMap<Arc<str>, Walk>;
 
 /// A walk through the list of a project.
 #[derive(Debug)]
 pub(super) struct Walk {
-    /// Where it goes on; `None` at its beginning.
+    /// The cursor of the next page; `None` at the beginning.
     cursor: Option<Cursor>,
-    /// The events that it is to show, by when they were accepted.
+    /// The times of acceptance of the events that the walk shows.
     from: Timestamp,
     to: Timestamp,
     pages: u32,
-    /// Whether no page had an event.
+    /// Whether no page so far had an event.
     is_empty: bool,
-    /// Whether the last question was not answered.
+    /// Whether the last question failed.
     failed: bool,
 }
 
-/// What was put off, as far as one step looks for it.
+/// The events that were put off and that one step looks up.
 #[derive(Debug)]
 pub(super) struct Behind<'a> {
-    /// The newest first.
+    /// The newest event first.
     pub(super) events: &'a [Wanted],
     /// Whether there are more.
     pub(super) more: bool,
@@ -57,10 +57,10 @@ pub(super) struct Behind<'a> {
 }
 
 impl Looker<'_> {
-    /// Looks for events that were put off, as long as there is time.
+    /// Looks up events that were put off, as long as there is time.
     pub(super) async fn catch_up(&mut self, behind: Behind<'_>) -> Result<(), Trouble> {
         let walks = behind.walks;
-        // What is whole for the others need not go back to these.
+        // A list that is whole for the other events need not reach back to these.
         self.whole.clear();
         let (until, all) = (Instant::now() + LONGEST, behind.events.iter().collect::<Vec<_>>());
         let mut projects: BTreeMap<&Arc<str>, Vec<&Wanted>> = BTreeMap::new();
@@ -90,7 +90,7 @@ impl Looker<'_> {
                     shown.or_else(|trouble| self.refuse(trouble, project, &all))?;
                 }
                 Err(trouble) => {
-                    // A place in a list may be one that the tracker does not take any more.
+                    // The tracker may no longer take the cursor, so a second failure ends the walk.
                     if std::mem::replace(&mut walk.failed, !matches!(trouble, Trouble::Limited(_))) {
                         walks.remove(project);
                     }
@@ -101,7 +101,7 @@ impl Looker<'_> {
         self.by_ids(&few).await
     }
 
-    /// Goes on through the list of one project; returns whether the walk is at its end.
+    /// Continues through the list of one project. Returns whether the walk has ended.
     async fn walk(
         &mut self,
         there: &There,
@@ -112,7 +112,7 @@ impl Looker<'_> {
         let is_sorted = self.tracker.api.is_sorted();
         let oldest = events.iter().map(|event| event.accepted_at).min().unwrap_or_default();
         if is_sorted {
-            // The walk has not come to them yet.
+            // The walk has not reached older events yet.
             walk.from = walk.from.min(oldest);
         }
         let mut left: HashMap<EventId, Vec<usize>> = HashMap::new();
@@ -140,7 +140,7 @@ impl Looker<'_> {
         }
     }
 
-    /// What a walk was to show and did not is not there yet. An empty list may be that of a project that there is not.
+    /// Marks events that a walk should have shown and did not as absent. An empty list may be that of a project that does not exist.
     async fn conclude(&mut self, there: &There, events: &[&Wanted], walk: Option<&Walk>) -> Result<(), Trouble> {
         let Some(walk) = walk else { return Ok(()) };
         let is_left = |event: &&&Wanted| !self.seen.contains_key(&event.record);
@@ -148,7 +148,7 @@ impl Looker<'_> {
         if let Some(first) = left.first().filter(|_| walk.is_empty) {
             self.wait().await;
             if self.tracker.api.event(there, first.event_id).await?.is_some() {
-                // It stores what it does not list.
+                // The tracker stores events that it does not list.
                 return self.by_ids(&left).await;
             }
         }
@@ -158,14 +158,14 @@ impl Looker<'_> {
     }
 }
 
-/// Whether all of a page is older than what is looked for. A list may be in another order than it should be.
+/// Whether all events of a page are older than those that are looked up. A list may be in another order than it should be.
 fn is_past(ids: &[(EventId, Option<Timestamp>)], oldest: Timestamp) -> bool {
     let newest = ids.iter().map(|(_, at)| *at).max();
     newest.is_none_or(|newest| newest.is_some_and(|newest| newest + SKEW < oldest))
 }
 
 impl Walk {
-    /// One that shows these events.
+    /// A walk that shows these events.
     fn new(events: &[&Wanted]) -> Self {
         let accepted = || events.iter().map(|event| event.accepted_at);
         let (from, to) = (accepted().min().unwrap_or_default(), accepted().max().unwrap_or_default());
@@ -174,8 +174,8 @@ impl Walk {
 }
 
 impl Verifier {
-    /// What is to be looked for now. What is more than one step's events is put off, unless the tracker says nothing at all: then it
-    /// waits behind the cursor and costs nothing.
+    /// The events to look up now. If there are more than one step's, they are put off, unless the tracker is silent: then they wait behind
+    /// the cursor and cost nothing.
     pub(super) async fn batch(
         &self,
         verification: &dyn Verification,
@@ -191,7 +191,7 @@ impl Verifier {
             let put_off = |event: &Wanted| (event.record, Finding::PutOff(now + PUT_OFF_FOR));
             let mut notes = Notes::default();
             if batch.again.len() == STEP {
-                // Those that nobody could say anything of, as when the token was wrong.
+                // Events that nobody could say anything about, for example because the token was wrong.
                 let never = |event: &&Wanted| event.state == State::Unknown && event.looks == 0;
                 notes.again.extend(batch.again.iter().filter(never).map(put_off));
             }
@@ -208,7 +208,7 @@ impl Verifier {
         }
     }
 
-    /// Some of what was put off. Where there is nothing, that is remembered.
+    /// Some of the events that were put off. If there are none, that is remembered.
     pub(super) async fn put_off(
         &self,
         verification: &dyn Verification,
@@ -223,7 +223,7 @@ impl Verifier {
         Ok(put_off)
     }
 
-    /// Notes what was seen of those that were put off, some at a time: others write as well.
+    /// Notes the findings of events that were put off, some at a time, because others write as well.
     pub(super) async fn note_caught_up(
         &self,
         verification: &dyn Verification,

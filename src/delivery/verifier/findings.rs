@@ -1,6 +1,6 @@
-//! Notes what a look showed: stored, not there yet, missing, given up, or not known.
+//! Notes the findings of lookups: stored, not there yet, missing, given up, or unknown.
 //!
-//! Rule: the cursor goes only as far as everything before it was looked for.
+//! Rule: the cursor moves only past events that were looked up.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::look::Seen;
 use super::{Tracker, Verifier};
 
 impl Verifier {
-    /// What is to be noted of a batch. The cursor goes as far as everything before it was looked for.
+    /// The findings of a batch. The cursor moves up to the first event that was not looked up.
     pub(super) async fn findings(
         &self,
         name: &Arc<str>,
@@ -62,7 +62,7 @@ impl Verifier {
                 NotFound::LookAgain(at) => Finding::Absent(at),
                 NotFound::Missing(at) if event.state == State::Missing => Finding::Missing(at),
                 NotFound::Missing(at) => match self.known_loss(tracker, event).await {
-                    // Sending it again would lose it again.
+                    // Sending the event again would lose it again.
                     cause @ Some(_) => Finding::GivenUp(why_lost(name, event, cause)),
                     None => {
                         say_missing(name, event);
@@ -75,11 +75,11 @@ impl Verifier {
         Some((event.record, finding))
     }
 
-    /// Why the tracker is known to lose the event.
+    /// Why the tracker is known to lose the event; `None` if it is not.
     async fn known_loss(&self, tracker: &Tracker, event: &Wanted) -> Option<Cause> {
         let record = self.journal.record(event.record).await.ok().flatten()?;
         let api = tracker.api.clone();
-        // Of a large body its events are read.
+        // In a large body, this reads the events.
         tasks::blocking(move || api.known_loss(&record.body)).await
     }
 }

@@ -1,6 +1,6 @@
-//! One look for several events at one tracker: by its lists where that is cheaper, by their ids for what is left.
+//! Looks up several events at one tracker: in its lists where that is cheaper, and the rest by their ids.
 //!
-//! Rule: one request at a time, each at its turn. Of an event that no answer told anything of, nothing is said.
+//! Rule: one request at a time, each at its turn. Nothing is noted of an event that no answer told anything about.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,69 +14,69 @@ use crate::protocol::event_id::EventId;
 
 use super::{There, Tracker, Trouble, UNKNOWN_FOR};
 
-/// With so few events of a project, each is asked for by its id: a page of a list costs a tracker as much as a few events.
+/// A project with fewer events than this is not looked up in a list: a page of a list costs a tracker as much as a few events.
 pub(super) const FEW: usize = 4;
-/// The pages read beyond those that the events would fill if nothing else came in.
+/// The pages that are read beyond those that the events would fill by themselves.
 const SPARE_PAGES: usize = 4;
-/// Events on a page, at least.
+/// The least number of events on a page.
 const PAGE: usize = 50;
-/// By how much a tracker's clock may differ from ours.
+/// The most that a tracker's clock may differ from ours.
 pub(super) const SKEW: Duration = Duration::from_secs(600);
-/// How long events are asked for by their ids in one look, and how long lists are walked for those that were put off.
+/// The time for lookups by id in one step, and for walks through lists.
 pub(super) const LONGEST: Duration = Duration::from_secs(20);
 
-/// What a look for one event showed.
+/// The result of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// It is there.
+    /// The tracker has the event.
     Stored,
     /// The tracker says that it has no such event.
     Absent,
-    /// Nobody can say, and nobody is asked again for so long.
+    /// Nobody can say; the event is left alone for this long.
     Unknown(Duration),
 }
 
-/// Asks one tracker.
+/// Looks up events at one tracker.
 pub(super) struct Looker<'a> {
     pub(super) tracker: &'a Tracker,
     turn: Box<dyn FnMut() -> Instant + Send>,
     pub(super) seen: HashMap<RecordId, Seen>,
-    /// The projects whose lists go back to before the oldest of their events.
+    /// The projects whose lists were read back to before the oldest of their events.
     pub(super) whole: BTreeSet<Arc<str>>,
-    /// Why a project, and no other, was refused.
+    /// Why a project alone was refused.
     refused: Option<Trouble>,
 }
 
 impl<'a> Looker<'a> {
-    /// Asks at the moments that `turn` gives.
+    /// A looker that asks at the times that `turn` returns.
     pub(super) fn new(tracker: &'a Tracker, turn: Box<dyn FnMut() -> Instant + Send>) -> Self {
         Self { tracker, turn, seen: HashMap::new(), whole: BTreeSet::new(), refused: None }
     }
 
-    /// Says nothing of these events: they are left out.
+    /// Leaves these events out: nothing is known of them for `wait`.
     pub(super) fn leave_out(&mut self, events: impl IntoIterator<Item = RecordId>, wait: Duration) {
         self.seen.extend(events.into_iter().map(|record| (record, Seen::Unknown(wait))));
     }
 
-    /// Looks for the events. Returns what was seen, and what keeps the tracker from being asked.
+    /// Looks up the events. Returns the results, and the trouble that keeps the tracker from being asked.
     pub(super) async fn look(mut self, wanted: Vec<&Wanted>) -> (HashMap<RecordId, Seen>, Option<Trouble>) {
         let searched = self.search(wanted).await;
         self.done(searched)
     }
 
-    /// Looks for the events in this order, as long as there is time. Those of a walk stand in its order: the next step begins at the
-    /// first one that there was no time for.
+    /// Looks up the events in this order, as long as there is time. Events behind the cursor are in its order, so that the next step begins
+    /// at the first one that there was no time for.
     pub(super) async fn search(&mut self, wanted: Vec<&Wanted>) -> Result<(), Trouble> {
         self.in_lists(&wanted).await?;
         self.by_ids(&wanted).await
     }
 
-    /// What was seen, and what keeps the tracker from being asked.
+    /// The results, and the trouble that keeps the tracker from being asked.
     pub(super) fn done(self, searched: Result<(), Trouble>) -> (HashMap<RecordId, Seen>, Option<Trouble>) {
         (self.seen, searched.err().or(self.refused))
     }
 
-    /// Looks into the lists of the projects that have more than a few events.
+    /// Reads the lists of the projects that have more than a few events.
     async fn in_lists(&mut self, wanted: &[&Wanted]) -> Result<(), Trouble> {
         let mut projects: BTreeMap<&Arc<str>, Vec<&Wanted>> = BTreeMap::new();
         for event in wanted {
@@ -99,7 +99,7 @@ impl<'a> Looker<'a> {
         Ok(())
     }
 
-    /// Looks into the list of one project; returns whether it goes back to before the oldest of the events.
+    /// Reads the list of one project. Returns whether it goes back to before the oldest of the events.
     async fn in_list(&mut self, there: &There, events: &[&Wanted]) -> Result<bool, Trouble> {
         let mut left: HashMap<EventId, Vec<RecordId>> = HashMap::new();
         for event in events {
@@ -115,12 +115,12 @@ impl<'a> Looker<'a> {
                 let found = left.remove(id).into_iter().flatten();
                 self.seen.extend(found.map(|record| (record, Seen::Stored)));
             }
-            // A list may be in another order than it should be: all of a page must be older than what is looked for.
+            // A list may be in another order than it should be, so all of a page must be older than the events that are looked up.
             let newest = page.ids.iter().map(|(_, at)| *at).max().flatten();
             let is_past = newest.is_some_and(|newest| newest + SKEW < oldest);
             cursor = page.next;
             if cursor.is_none() || is_past {
-                // The list of a project that there is not is empty as well.
+                // The list of a project that does not exist is empty as well.
                 return Ok(!is_empty);
             }
             if left.len() < FEW {
@@ -130,8 +130,8 @@ impl<'a> Looker<'a> {
         Ok(false)
     }
 
-    /// Asks for what is left by its id. What a whole list does not name is not there yet; before it is called missing it is asked for
-    /// by its id all the same.
+    /// Asks for the remaining events by their ids. At the first lookup, an event that a whole list does not name counts as absent. Before
+    /// it counts as missing it is asked for by its id.
     pub(super) async fn by_ids(&mut self, wanted: &[&Wanted]) -> Result<(), Trouble> {
         let until = Instant::now() + LONGEST;
         for event in wanted {
@@ -156,7 +156,8 @@ impl<'a> Looker<'a> {
         Ok(())
     }
 
-    /// One project may be refused for itself: the others are asked for all the same. Any other trouble is the tracker's.
+    /// Takes in a refusal of one project, whose events are left out while the others are asked for. Any other trouble is the tracker's, and
+    /// is returned.
     pub(super) fn refuse(&mut self, trouble: Trouble, project: &Arc<str>, wanted: &[&Wanted]) -> Result<(), Trouble> {
         if !trouble.is_refusal() {
             return Err(trouble);

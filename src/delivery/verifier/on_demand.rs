@@ -1,6 +1,6 @@
-//! Looks that somebody asks for: through all that is kept, some events at a time.
+//! Lookups on demand: through all kept events, some at a time.
 //!
-//! Rule: what is not found is noted, so that the steps look for it again and call it missing.
+//! Rule: an event that is not found is noted, so that the steps look it up again and find it missing.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,31 +15,31 @@ use crate::protocol::event_id::EventId;
 use super::look::Seen;
 use super::{STEP, Verifier};
 
-/// What a look on demand found.
+/// The findings of a lookup on demand.
 #[derive(Clone, Debug, Default)]
 pub struct Looked {
-    /// How many events are stored.
+    /// The number of stored events.
     pub stored: u64,
-    /// Events that are not there, at the first look.
+    /// The events that were not found at their first lookup.
     pub absent: Vec<Wanted>,
     /// Events that are missing.
     pub missing: Vec<Wanted>,
-    /// How many nobody can say anything of.
+    /// The number of events that nobody can say anything about.
     pub unknown: u64,
-    /// How many were taken so recently that it is too early to look.
+    /// The number of events that were taken too recently to be looked up.
     pub recent: u64,
     /// Why nobody can say anything.
     pub trouble: Option<String>,
-    /// Where to go on; `None` when there are no more.
+    /// The cursor to continue at; `None` when there are no more.
     pub next: Option<Cursor>,
-    /// How long after this look what was not found is looked for again.
+    /// The time after which events that were not found are looked up again.
     pub look_again_after: Duration,
 }
 
-/// What a second look found of events that a first one did not find.
+/// The findings of a second lookup of events that a first one did not find.
 #[derive(Clone, Debug, Default)]
 pub struct LookedAgain {
-    /// By id. There was no time for one that is left out.
+    /// The outcomes by event id. An event that there was no time for is left out.
     pub found: HashMap<EventId, Outcome>,
     /// Why nobody can say anything.
     pub trouble: Option<String>,
@@ -48,19 +48,19 @@ pub struct LookedAgain {
 /// What became of an event that was not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is stored by now.
+    /// It is stored now.
     Stored,
-    /// It was not found again.
+    /// The second lookup did not find it either.
     NotFound,
-    /// It was found missing since: it waits for its upstream again, or was given up.
+    /// It has been found missing since, and waits for its upstream again or was given up.
     TakenUp,
     /// Nobody can say.
     Unknown,
 }
 
 impl Verifier {
-    /// Looks on demand for events accepted since `since`, some of those behind `after`. What is not found is noted, and
-    /// looked for again by the steps.
+    /// Looks up some of the events behind `after` that were accepted since `since`. Events that are not found are noted, and the steps look
+    /// them up again. `None` when the upstream has no API.
     pub async fn look_for(
         &self,
         name: &Arc<str>,
@@ -78,7 +78,7 @@ impl Verifier {
             end = unseen.unwrap_or(end);
         }
         if end < taken.settled {
-            // There was no room or no time for the rest: the next look goes on there.
+            // There was no room or no time for the rest, so the next lookup continues there.
             (taken.next, recent) = (Some(taken.events[end].before), 0);
         }
         taken.events.truncate(end);
@@ -103,7 +103,7 @@ impl Verifier {
         Ok(Some(looked))
     }
 
-    /// Looks once more for events that a look which began behind `after` did not find; no more than one look can miss.
+    /// Looks up again events that a lookup which began behind `after` did not find; at most as many as one lookup covers.
     pub async fn look_again(
         &self,
         name: &Arc<str>,
@@ -115,7 +115,7 @@ impl Verifier {
         let mut taken = verification.taken(tracker.target, Timestamp::default(), Some(after), Cursor::START).await?;
         taken.events.retain(|event| ids.contains(&event.event_id));
         taken.events.truncate(STEP);
-        // What is not among those that the upstream took any more was called missing.
+        // An event that is no longer among those that the upstream took has been found missing.
         let mut looked = LookedAgain { found: ids.iter().map(|id| (*id, Outcome::TakenUp)).collect(), trouble: None };
         let is_known = |event: &&Wanted| event.state == State::Stored;
         let (known, open): (Vec<&Wanted>, Vec<&Wanted>) = taken.events.iter().partition(is_known);

@@ -1,7 +1,8 @@
-//! Some of the events that were found stored are compared with what was sent, those of new kinds first.
+//! Compares some of the events that were found stored with what was sent, those of new kinds first.
 //!
-//! Rules: a request goes out at its turn. Events are read and compared on threads of their own. One body is in memory at a time, and to find the kinds one step reads 4 MiB of them and no
-//! further one. What cannot be read, there or here, does not count as compared.
+//! Rules: each request is sent at its turn. Events are read and compared on threads of their own, with one body in memory at a time. To
+//! find their kinds, one step reads bodies until it has read 4 MiB. An event that cannot be read, there or here, does not count as
+//! compared.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::telemetry::verification::FieldDifference;
 
 use super::{Tracker, Trouble, Verifier};
 
-/// The most events of one step that are looked into.
+/// The most events of one step whose kinds are found.
 const CANDIDATES: usize = 32;
 
 /// An event that may be compared, and its kind.
@@ -30,7 +31,7 @@ struct Candidate<'a> {
 }
 
 impl Verifier {
-    /// Compares some of the events that were found stored. Returns what a tracker answered that has had enough.
+    /// Compares some of the events that were found stored. Returns the trouble if the tracker limits requests.
     pub(super) async fn sample(
         &self,
         verification: &dyn Verification,
@@ -73,8 +74,8 @@ impl Verifier {
         Ok(limited)
     }
 
-    /// The events to be compared: of each kind that was never compared one, then those whose kind was compared the longest time ago,
-    /// then the others, as far as there is room.
+    /// The events to compare, as far as there is room: one of each kind that was never compared, then those whose kinds were compared the
+    /// longest time ago, then the rest.
     async fn chosen<'a>(
         &self,
         verification: &dyn Verification,
@@ -94,7 +95,7 @@ impl Verifier {
         }
         let kinds = candidates.iter().map(|candidate| candidate.fingerprint).collect();
         let known = verification.sampled(tracker.target, self.clock.now(), kinds).await?.kinds;
-        // The first of a kind stands for those that came along with it: they are of a known kind then.
+        // The first event of a new kind stands for the others that came along with it, which are of a known kind then.
         let mut kinds = HashSet::new();
         let mut candidates: Vec<(bool, Candidate<'_>)> =
             candidates.into_iter().map(|candidate| (!kinds.insert(candidate.fingerprint), candidate)).collect();
@@ -125,12 +126,12 @@ pub(super) enum NotCompared {
     /// One of the two is no event.
     #[error(transparent)]
     Unreadable(#[from] content::Unreadable),
-    /// It is not there any more, or not here.
+    /// The event is gone, there or here.
     #[error("the event was gone when it was to be compared")]
     Gone,
 }
 
-/// What of an event is not there as it was sent.
+/// The fields of an event that differ at the tracker from what was sent.
 async fn compare(
     archive: &dyn Archive,
     tracker: &Tracker,
@@ -149,7 +150,7 @@ async fn compare(
     Ok(differences.map(|differences| differences.into_iter().map(Into::into).collect()))
 }
 
-/// What of a record's event is in the tracker's copy not as it was sent.
+/// The fields in which the tracker's copy differs from the event of a record.
 pub(super) async fn differences(
     kind: content::Kind,
     record: Arc<Record>,
@@ -158,14 +159,14 @@ pub(super) async fn differences(
     tasks::blocking(move || Ok(content::compare(kind, &payload(&record)?, &copy)?)).await
 }
 
-/// The kind of a record's event, when it has one, and how many bytes were read for that.
+/// The kind of a record's event, if it has one, and the number of bytes that were read for it.
 fn kind(record: &Record) -> (Option<u64>, usize) {
     let payload = payload(record).ok();
     let fingerprint = payload.as_ref().and_then(|payload| content::fingerprint(&record.project, payload));
     (fingerprint, record.body.in_memory().max(payload.map_or(0, |payload| payload.len())))
 }
 
-/// The payload of the record's event. Of a large body, nothing else is read.
+/// The payload of the record's event. Of a large body nothing else is read.
 pub(super) fn payload(record: &Record) -> Result<Bytes, NotCompared> {
     let envelope = record.body.outline().map_err(|_| NotCompared::Gone)?;
     let event = envelope.items().iter().find(|item| item.kind == ItemType::Event);

@@ -1,4 +1,4 @@
-//! One event on demand: what was accepted beside what the tracker holds.
+//! Compares one event on demand: what was accepted beside what the tracker holds.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use crate::tasks;
 use super::sample::{NotCompared, differences, payload};
 use super::{Api, There, Verifier};
 
-/// What is known of one event at one tracker.
+/// The result of comparing one event at one tracker.
 #[derive(Clone, Debug)]
 pub enum SideBySide {
-    /// The journal retains no such event: there is nothing to compare with.
+    /// The journal keeps no such event, so there is nothing to compare with.
     NotRetained,
     /// The upstream, or the event's project there, cannot be asked.
     NotAsked,
@@ -21,12 +21,12 @@ pub enum SideBySide {
     Unknown(String),
     /// The tracker has no such event.
     NotStored,
-    /// It has, and so much is not as it was sent.
+    /// The tracker has it, with these differences from what was sent.
     Stored(Vec<Difference>),
 }
 
 impl Verifier {
-    /// Compares an event as it was accepted with the tracker's copy. Returns its project as well, where the journal retains it.
+    /// Compares an event as it was accepted with the tracker's copy. Also returns its project if the journal keeps the event.
     ///
     /// # Errors
     ///
@@ -48,8 +48,8 @@ impl Verifier {
     }
 }
 
-/// The event of a record beside the tracker's copy. Trackers find nothing but error events by their ids: of what is none, that it is
-/// not found says nothing.
+/// Compares the event of a record with the tracker's copy. Trackers find only error events by id, so a lookup of any other event would say
+/// nothing.
 async fn beside(record: Arc<Record>, (api, kind): (&Api, Kind), there: &There, id: EventId) -> SideBySide {
     let sent = Arc::clone(&record);
     let no_error = |sent| matches!(sent, Err(NotCompared::Unreadable(Unreadable::NoError)));

@@ -1,4 +1,4 @@
-//! Steps at an upstream of which no project is known, so that nobody is asked: what is looked for at all, and when.
+//! Steps at an upstream without a known project, so that nobody is asked: which events are to be looked up, and when.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::units::Secret;
 use super::super::api;
 use super::*;
 
-/// Lets the target take an event, and puts off the look for it.
+/// Lets the target take an event, and puts off its first lookup.
 async fn put_off(journal: &dyn Journal, target: TargetId, clock: &Clock) {
     let quantities = Quantities::from_iter([(Category::Error, 1)]);
     let submission = Submission {
@@ -45,7 +45,7 @@ async fn put_off(journal: &dyn Journal, target: TargetId, clock: &Clock) {
 }
 
 #[tokio::test]
-async fn what_another_relay_put_off_while_it_led_is_looked_for_once_this_one_leads_again() {
+async fn a_new_term_looks_up_events_that_another_leader_put_off() {
     let folder = tempfile::tempdir().unwrap();
     let settings = journal::Settings { path: folder.path().join("journal.db"), ..Default::default() };
     let clock = Clock::system();
