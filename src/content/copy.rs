@@ -1,4 +1,4 @@
-//! A tracker's copy in the one shape, as each API tells it. Where a part stands is known from recorded answers of GlitchTip 5.2 and
+//! Brings a tracker's copy into the one shape, for each API. The places of the parts are known from recorded answers of GlitchTip 5.2 and
 //! Bugsink 2.6, and from Sentry's documentation ("Retrieve an Event for a Project").
 
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::Kind;
 use super::shape::{self, Parts};
 
-/// The shape of a copy; `None` when there is no event in it.
+/// The shape of a copy; `None` when it holds no event.
 pub(super) fn shape(kind: Kind, copy: &Value) -> Option<Value> {
     match kind {
         Kind::Bugsink => Some(shape::of_event(copy.get("data")?.as_object()?)),
@@ -14,7 +14,7 @@ pub(super) fn shape(kind: Kind, copy: &Value) -> Option<Value> {
     }
 }
 
-/// The dialect that GlitchTip has from Sentry: interfaces in `entries`, `extra` in `context`, release, environment and level in tags.
+/// The dialect that GlitchTip took over from Sentry: interfaces in `entries`, `extra` in `context`, release, environment and level in tags.
 fn of_entries(copy: &Value) -> Option<Value> {
     copy.get("eventID").filter(|id| id.is_string())?;
     let entries = copy.get("entries")?.as_array()?;

@@ -1,6 +1,6 @@
-//! Kinds of events: those of the same project with the same exception and frame, or with the same message.
+//! Kinds of events: events of one project with the same exception and frame, or with the same message.
 //!
-//! Rule: good enough to choose events for comparison, and for nothing else. Numbers in a text make no other kind.
+//! Rule: a kind is good enough to choose events for comparison, and for nothing else. Numbers in a text do not matter.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
@@ -8,15 +8,15 @@ use serde_json::Value;
 
 use super::shape;
 
-/// How much of a text tells kinds apart.
+/// The most characters of a text that count.
 const MAX_TEXT: usize = 200;
 
-/// The kind of an error event; `None` when the payload is none. Another version may call the same kind otherwise.
+/// The kind of an error event; `None` when the payload is none. Another version may give the same kind another number.
 pub fn fingerprint(project: &str, sent: &[u8]) -> Option<u64> {
     let event = shape::of_event(&super::read(sent).ok()?);
     let mut hasher = DefaultHasher::new();
     project.hash(&mut hasher);
-    // In a chain of exceptions the last is the one that was thrown.
+    // The last exception of a chain is the one that was thrown.
     match event["exception"].as_array().and_then(|all| all.last()) {
         Some(thrown) => {
             text(&thrown["type"]).hash(&mut hasher);
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_error_event_has_no_kind() {
+    fn a_payload_that_is_no_error_event_has_no_kind() {
         for payload in ["", "[]", "7", r#"{"type":"transaction"}"#] {
             assert_eq!(fingerprint("shop", payload.as_bytes()), None, "{payload}");
         }

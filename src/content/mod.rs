@@ -1,10 +1,10 @@
-//! Whether a tracker holds what was sent to it: an event's payload as it was accepted, compared with the tracker's copy.
+//! Compares an event's payload as it was accepted with a tracker's copy: does the tracker hold what was sent?
 //!
-//! Both are brought into one shape (`shape`, `copy`), walked side by side (`walk`), and what differs is forgiven only where a row
-//! of `drift` says that this kind of tracker is known to change it. What is left is shown by `show`, which hides secrets.
+//! Both are brought into one shape (`shape`, `copy`) and walked side by side (`walk`). A difference is forgiven only where a row of `drift`
+//! says that this kind of tracker is known to make it. The remaining differences are shown by `show`, which hides secrets.
 //!
-//! Rule: no network, no journal, no clock. Both sides may come from anybody: nothing here panics, every answer is bounded, and so is
-//! the memory that their values take.
+//! Rule: no network, no journal, no clock. Both sides may be hostile: nothing here panics, and every answer and the memory of all values
+//! are bounded.
 
 mod copy;
 mod drift;
@@ -34,14 +34,14 @@ pub const PARTS: [&str; 11] = [
     "extra",
     "contexts",
 ];
-/// The largest payload that is compared.
+/// The largest payload that is compared, in bytes.
 pub const MAX_PAYLOAD: usize = 4 * 1024 * 1024;
-/// The most memory that the values of a payload or of a copy may take.
+/// The most memory for the values of a payload or a copy, in bytes.
 const MAX_MEMORY: usize = 8 * 1024 * 1024;
 /// The most differences that one comparison names.
 pub const MAX_DIFFERENCES: usize = 50;
 
-/// Whose copy it is.
+/// The tracker that a copy is from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// The event of GlitchTip's `GET /api/0/projects/{org}/{project}/events/{id}/`.
@@ -52,10 +52,10 @@ pub enum Kind {
     Bugsink,
 }
 
-/// One field that is not there as it was sent.
+/// A field that the tracker does not hold as it was sent.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Difference {
-    /// Which one, as in `exception[1].frames[3].function`.
+    /// The field, as in `exception[1].frames[3].function`.
     pub field: Box<str>,
     /// What was sent: short, harmless to a terminal, secrets hidden.
     pub sent: Box<str>,
@@ -63,13 +63,13 @@ pub struct Difference {
     pub there: Box<str>,
 }
 
-/// Why two events cannot be compared. Repeats nothing of them.
+/// Why two events cannot be compared. Repeats no part of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// Nothing that is compared is this long.
+    /// The payload is longer than any that is compared.
     #[error("the event that was sent is over {MAX_PAYLOAD} bytes: it is not compared")]
     Long,
-    /// The values of one of them would take too much memory.
+    /// The values of an event would take too much memory.
     #[error("the event has so many values that it is not compared")]
     Heavy,
     /// The payload is no JSON object.
@@ -83,10 +83,10 @@ pub enum Unreadable {
     Copy,
 }
 
-/// Which fields of an error event the tracker does not hold as they were sent, [`MAX_DIFFERENCES`] at most.
+/// The fields of an error event that the tracker does not hold as they were sent, [`MAX_DIFFERENCES`] at most.
 ///
 /// # Errors
-/// When one of the two is no event.
+/// When one of the two is no event, or is too large.
 pub fn compare(kind: Kind, sent: &[u8], copy: &[u8]) -> Result<Vec<Difference>, Unreadable> {
     let sent = read(sent)?;
     let copy = json(copy)?.ok_or(Unreadable::Copy)?;
@@ -94,7 +94,7 @@ pub fn compare(kind: Kind, sent: &[u8], copy: &[u8]) -> Result<Vec<Difference>, 
     Ok(walk::differences(&shape::of_event(&sent), &there, drift(kind)))
 }
 
-/// The payload of an error event.
+/// Parses the payload of an error event.
 fn read(sent: &[u8]) -> Result<Map<String, Value>, Unreadable> {
     if sent.len() > MAX_PAYLOAD {
         return Err(Unreadable::Long);
@@ -106,12 +106,12 @@ fn read(sent: &[u8]) -> Result<Map<String, Value>, Unreadable> {
     }
 }
 
-/// The values of a JSON text; `None` when it is none.
+/// Parses a JSON text; `None` when it is invalid.
 fn json(text: &[u8]) -> Result<Option<Value>, Unreadable> {
     if memory(text) > MAX_MEMORY { Err(Unreadable::Heavy) } else { Ok(serde_json::from_slice(text).ok()) }
 }
 
-/// About how much memory the values of a JSON text take: an object that is not empty takes that of eleven members, a list that of four.
+/// The estimated memory of a JSON text's values: an object that is not empty takes as much as eleven members, a list as much as four.
 fn memory(text: &[u8]) -> usize {
     let (mut memory, mut is_quoted, mut is_escaped) = (text.len(), false, false);
     for byte in text {
@@ -127,7 +127,7 @@ fn memory(text: &[u8]) -> usize {
     memory
 }
 
-/// What this kind of tracker is known to change in an event, and where that is known from.
+/// The differences that this kind of tracker is known to make, with their sources.
 pub const fn drift(kind: Kind) -> &'static [Drift] {
     match kind {
         Kind::Glitchtip => drift::GLITCHTIP,

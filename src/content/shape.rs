@@ -1,6 +1,7 @@
-//! The one shape that events are compared in, made of a payload as SDKs send it: <https://develop.sentry.dev/sdk/data-model/event-payloads/>.
+//! The one shape in which events are compared, made from a payload as SDKs send it:
+//! <https://develop.sentry.dev/sdk/data-model/event-payloads/>.
 //!
-//! Rule: different ways to say the same become the same; what is none of the documented ways stays as it is, so that it can differ.
+//! Rule: different forms of the same value become equal. A value in none of the documented forms stays as it is, so that it can differ.
 
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -44,7 +45,7 @@ pub(super) fn of_event(event: &Map<String, Value>) -> Value {
 impl Parts<'_> {
     /// All parts in the one shape.
     pub(super) fn shape(self) -> Value {
-        // An object that is not there has no members: each one that is missing differs by itself.
+        // An absent object has no members, so each missing member differs by itself.
         let members = |value: Option<Value>| value.unwrap_or_else(|| json!({}));
         json!({
             "exception": list(self.exception, exception),
@@ -62,7 +63,7 @@ impl Parts<'_> {
     }
 }
 
-/// A list, an object with `values`, or one alone.
+/// The entries of a list, of an object with `values`, or of one entry alone.
 fn list(value: Option<&Value>, each: fn(&Map<String, Value>) -> Value) -> Value {
     let Some(value) = value else { return Value::Null };
     let values = value.get("values").filter(|values| !values.is_null()).unwrap_or(value);
@@ -74,7 +75,7 @@ fn list(value: Option<&Value>, each: fn(&Map<String, Value>) -> Value) -> Value 
     }
 }
 
-/// The first of these that is there and says something.
+/// The value of the first of these names that is present and not empty; else `null`.
 fn pick(object: &Map<String, Value>, names: &[&str]) -> Value {
     let said = |name: &&str| object.get(*name).filter(|value| !value.is_null() && value.as_str() != Some(""));
     names.iter().find_map(said).cloned().unwrap_or_default()
@@ -112,7 +113,7 @@ fn breadcrumb(breadcrumb: &Map<String, Value>) -> Value {
     })
 }
 
-/// An object, a list of pairs, or a list of objects with `key` and `value`.
+/// The tags of an object, a list of pairs, or a list of objects with `key` and `value`, as an object.
 fn tags(tags: &Value) -> Value {
     let Value::Array(list) = tags else {
         let Value::Object(object) = tags else { return tags.clone() };
@@ -125,7 +126,7 @@ fn tags(tags: &Value) -> Value {
     list.iter().filter_map(pair).collect()
 }
 
-/// What a user has in `data` stands beside the rest.
+/// The members of a user, with those in `data` beside the rest.
 fn user(user: &Value) -> Value {
     let Value::Object(object) = user else { return user.clone() };
     let mut flat = object.clone();
@@ -161,7 +162,7 @@ fn message(message: &Value) -> Value {
     json!({ "formatted": formatted, "message": template, "params": params })
 }
 
-/// Numbers and booleans where trackers hold text.
+/// A number or boolean as text, because trackers hold text there.
 fn scalar(value: &Value) -> Value {
     match value {
         Value::Number(_) | Value::Bool(_) => Value::String(value.to_string()),
@@ -169,7 +170,7 @@ fn scalar(value: &Value) -> Value {
     }
 }
 
-/// A time in microseconds since 1970: of seconds, or of RFC 3339 with or without a zone.
+/// A time in microseconds since 1970, from seconds or from RFC 3339 with or without a zone; any other value stays as it is.
 fn micros(value: &Value) -> Value {
     let of_seconds = |seconds: f64| seconds.is_finite().then(|| (seconds * 1e6).round()).filter(|at| at.abs() < 1e18);
     let micros = match value {
@@ -177,7 +178,7 @@ fn micros(value: &Value) -> Value {
         Value::String(text) => text.parse().ok().and_then(of_seconds).or_else(|| of_date(text)),
         _ => None,
     };
-    // Whole, and below 10^18: it fits.
+    // The number is whole and below 10^18, so it fits.
     micros.map_or_else(|| value.clone(), |micros| json!(micros as i64))
 }
 

@@ -1,17 +1,17 @@
-//! Values of events for a person's eyes: short, harmless to a terminal, with secrets hidden. When in doubt, it hides.
+//! Shows values of events to a person: short, harmless to a terminal, with secrets hidden. When in doubt, it hides.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-/// How many characters of a value are shown.
+/// The most characters of a value that are shown.
 const MAX_SHOWN: usize = 200;
-/// How much of what two long texts have in common is shown before they part.
+/// The number of common characters that are shown before two long texts differ.
 const IN_COMMON: usize = 40;
 const HIDDEN: &str = "(hidden)";
 
-/// Keys whose values are hidden, in small letters and without what parts words: wherever they stand in a key, and as its end.
+/// Keys with hidden values, in lower case and without separators: a key that contains one of the words, or ends with one of the ends.
 const SECRET_WORDS: [&str; 13] = [
     "password",
     "passwd",
@@ -27,7 +27,7 @@ const SECRET_WORDS: [&str; 13] = [
     "sessionid",
     "sentrykey",
 ];
-/// What else stands before a value in a text.
+/// Further keys before a value in a text.
 const SECRET_KEYS: &[&str] = &["credentials", "pwd", "_key", "-key"];
 const SECRET_ENDS: [&str; 4] = ["dsn", "pwd", "pass", "xauth"];
 
@@ -40,7 +40,7 @@ pub(super) fn is_secret(key: &str) -> bool {
         || SECRET_ENDS.iter().any(|end| key.ends_with(end))
 }
 
-/// Whether one of the values in it names the others a secret, as in `["Authorization", "Bearer …"]` or `{"key": "password", "value": …}`.
+/// Whether one of the values in it names another one a secret, as in `["Authorization", "Bearer …"]` or `{"key": "password", "value": …}`.
 pub(super) fn holds_secret(value: &Value) -> bool {
     let names = |value: &Value| value.as_str().is_some_and(|text| text.len() < 64 && is_secret(text));
     match value {
@@ -50,7 +50,7 @@ pub(super) fn holds_secret(value: &Value) -> bool {
     }
 }
 
-/// Both values of a difference. Of two long texts with the same beginning it shows where they part.
+/// Both values of a difference. If two texts begin with the same long text, shows where they begin to differ.
 pub(super) fn pair(sent: &Value, there: &Value, is_secret: bool) -> (Box<str>, Box<str>) {
     if is_secret {
         let hidden = |value: &Value| if value.is_null() { "(nothing)" } else { HIDDEN };
@@ -88,7 +88,7 @@ fn one(value: &Value) -> Box<str> {
     }
 }
 
-/// JSON with its secrets hidden, up to what is shown.
+/// Writes JSON with its secrets hidden, up to the length that is shown.
 fn write(out: &mut String, value: &Value) {
     if out.len() > MAX_SHOWN * 4 {
         return;
@@ -132,7 +132,7 @@ fn write(out: &mut String, value: &Value) {
     }
 }
 
-/// A text with the users of its URLs hidden, or nothing of it where it says a secret.
+/// A text with the users in its URLs hidden, or all of it hidden if it has the form of a secret.
 fn masked(text: &str) -> String {
     if says_secret(text) {
         return HIDDEN.to_owned();
@@ -140,7 +140,7 @@ fn masked(text: &str) -> String {
     text.split_inclusive(|c: char| c.is_whitespace() || "\"'`<>".contains(c)).map(without_user).collect()
 }
 
-/// A word without the user of the URL in it.
+/// A word with the user of its URL hidden.
 fn without_user(word: &str) -> Cow<'_, str> {
     let url = word.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?)));
     match url {
@@ -163,7 +163,7 @@ fn says_secret(text: &str) -> bool {
         || SECRET_WORDS.iter().chain(SECRET_KEYS).any(|name| given(name))
 }
 
-/// A text without what a terminal obeys or what turns its letters around.
+/// A text with characters escaped that control a terminal or are invisible or change the direction of text.
 pub(super) fn text(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars().take(MAX_SHOWN * 5) {
@@ -173,7 +173,7 @@ pub(super) fn text(text: &str) -> String {
     out
 }
 
-/// No more than so many characters, with an ellipsis for the rest.
+/// At most `most` characters, with an ellipsis for the rest.
 pub(super) fn cut(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
         None => text.into(),

@@ -1,4 +1,4 @@
-//! Copies as trackers gave them, each row of the tables, the same said in other words, and what a hostile event may hold.
+//! Tests with recorded copies of trackers, an example for each row of the tables, equal values in other forms, and hostile events.
 
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ fn between(kind: Kind, sent: &Value, copy: &Value) -> Vec<Difference> {
     compare(kind, sent.to_string().as_bytes(), copy.to_string().as_bytes()).unwrap()
 }
 
-/// What differs when Bugsink holds `there` for what was sent.
+/// The differences when Bugsink holds `there` for what was sent.
 fn kept(sent: &Value, there: &Value) -> Vec<Difference> {
     between(Kind::Bugsink, sent, &json!({ "data": there }))
 }
@@ -38,7 +38,7 @@ fn recorded_copies_hold_what_was_sent() {
 }
 
 #[test]
-fn every_field_that_changed_in_a_copy_is_named() {
+fn every_changed_field_of_a_copy_is_named() {
     let sent = recorded(SENT);
     let cases = [
         ("/entries/0/data/values/1/type", "exception[1].type"),
@@ -80,7 +80,7 @@ fn every_field_that_changed_in_a_copy_is_named() {
     assert_eq!(fields, ["breadcrumbs".into(), "exception[0].frames".into(), Box::from("level")]);
 }
 
-/// For each row: its kind and words, what was sent and what is there, in the shape of the comparison.
+/// For each row its kind and words, what was sent and what the tracker holds, in the shape of the comparison.
 fn examples() -> Vec<(Kind, String, Value, Value)> {
     let all: Vec<(String, String, Value, Value)> =
         serde_json::from_str(include_str!("../../fixtures/contents/drift.json")).unwrap();
@@ -95,7 +95,7 @@ fn examples() -> Vec<(Kind, String, Value, Value)> {
     all.into_iter().map(|(name, what, sent, there)| (kind(&name), what, shaped(sent), shaped(there))).collect()
 }
 
-/// Writes out `{"repeat": [what, times]}`.
+/// Expands `{"repeat": [what, times]}`.
 fn repeated(value: &mut Value) {
     if let Some(repeat) = value.get("repeat") {
         let times = usize::try_from(repeat[1].as_u64().unwrap()).unwrap();
@@ -112,7 +112,7 @@ fn repeated(value: &mut Value) {
 }
 
 #[test]
-fn each_row_forgives_its_example_and_without_it_the_example_differs() {
+fn each_row_alone_forgives_its_example() {
     let examples = examples();
     for kind in [Kind::Glitchtip, Kind::Sentry, Kind::Bugsink] {
         let rows = drift(kind);
@@ -131,7 +131,7 @@ fn each_row_forgives_its_example_and_without_it_the_example_differs() {
 }
 
 #[test]
-fn the_same_in_other_words_is_the_same() {
+fn the_same_value_in_another_form_does_not_differ() {
     let same = [
         (json!({ "tags": { "a": 1, "b": true } }), json!({ "tags": [["a", "1"], ["b", "true"], null] })),
         (json!({ "tags": [["a", "b"]] }), json!({ "tags": [{ "key": "a", "value": "b" }] })),
@@ -174,7 +174,7 @@ fn the_same_in_other_words_is_the_same() {
 }
 
 #[test]
-fn secrets_are_hidden_and_terminals_are_not_harmed() {
+fn secrets_are_hidden_and_control_characters_escaped() {
     let hidden = [
         (json!({ "extra": { "db_password": "hunter2" } }), json!({ "extra": { "db_password": "hunter3" } })),
         (
@@ -209,7 +209,7 @@ fn secrets_are_hidden_and_terminals_are_not_harmed() {
 }
 
 #[test]
-fn what_is_found_is_bounded() {
+fn differences_are_bounded_in_number_and_length() {
     let many: Value = (0..1000).map(|number| (number.to_string(), json!("x".repeat(500)))).collect();
     let found = kept(&json!({ "extra": many }), &json!({ "extra": { "0": "y" } }));
     assert_eq!(found.len(), MAX_DIFFERENCES);
@@ -228,7 +228,7 @@ fn a_text_made_of_urls_is_shown_as_quickly_as_any_other() {
 }
 
 #[test]
-fn what_is_no_event_is_said() {
+fn a_payload_or_copy_that_is_no_event_is_an_error() {
     let copy = json!({ "data": {} });
     let of = |sent: &[u8], copy: &Value| compare(Kind::Bugsink, sent, copy.to_string().as_bytes()).unwrap_err();
     assert_eq!(of(b"no", &copy), Unreadable::Sent);
@@ -245,7 +245,7 @@ fn what_is_no_event_is_said() {
 }
 
 #[test]
-fn an_event_of_very_many_values_is_not_built_in_memory() {
+fn an_event_with_too_many_values_is_not_parsed() {
     let of = |one: &str, count: usize| format!("{{\"extra\":{{\"all\":[{}0]}}}}", format!("{one},").repeat(count));
     let copy = |sent: &str| format!("{{\"data\":{sent}}}");
     for one in ["{\"\":0}", "[[]]", "0", "[{}]"] {
@@ -260,7 +260,7 @@ fn an_event_of_very_many_values_is_not_built_in_memory() {
 }
 
 #[test]
-fn the_parts_that_are_compared_are_those_of_the_shape() {
+fn the_compared_parts_are_those_of_the_shape() {
     let shape = super::shape::of_event(&serde_json::Map::new());
     let mut parts: Vec<&str> = super::PARTS.to_vec();
     parts.sort_unstable();

@@ -1,4 +1,4 @@
-//! Two events in one shape, walked side by side. Knows no tracker: what may differ is asked of the rows it is given.
+//! Walks two events in one shape side by side. It knows no tracker: the given rows say what may differ.
 
 use std::fmt::Write as _;
 
@@ -8,14 +8,14 @@ use super::drift::{Drift, Leaf, Step};
 use super::show;
 use super::{Difference, MAX_DIFFERENCES};
 
-/// How far apart two times may be: JSON's floating seconds and a tracker's milliseconds round differently.
+/// The most that two times may differ, in microseconds: JSON's floating-point seconds and a tracker's milliseconds round differently.
 const ROUNDING: f64 = 1000.0;
-/// How long a field's name may get.
+/// The longest name of a field, in characters.
 const MAX_FIELD: usize = 200;
 
 static NOTHING: Value = Value::Null;
 
-/// What differs and is not forgiven by a row.
+/// The differences that no row forgives.
 pub(super) fn differences(sent: &Value, there: &Value, rows: &[Drift]) -> Vec<Difference> {
     let mut walk = Walk { rows, path: Vec::new(), found: Vec::new(), secrets: 0 };
     walk.value(sent, there);
@@ -26,7 +26,7 @@ struct Walk<'a> {
     rows: &'a [Drift],
     path: Vec<Step<'a>>,
     found: Vec<Difference>,
-    /// How many of the values around this one are secrets.
+    /// The number of secrets around the current value.
     secrets: usize,
 }
 
@@ -90,7 +90,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// One name for each level: what SDKs in use say besides the five of the protocol (getsentry/relay, `protocol/types.rs`).
+/// The one name of a level: SDKs in use send more than the five of the protocol (getsentry/relay, `protocol/types.rs`).
 fn level(name: &str) -> &str {
     match name {
         "warn" | "30" => "warning",
@@ -102,7 +102,7 @@ fn level(name: &str) -> &str {
     }
 }
 
-/// Whether a value says nothing: absent, empty, or made of such. No tracker holds these apart.
+/// Whether a value says nothing: null, empty, or an object of such values. No tracker tells these apart.
 fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,

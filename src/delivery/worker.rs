@@ -68,11 +68,11 @@ pub(super) struct Surroundings {
     pub(super) clock: Clock,
     pub(super) board: Board,
     pub(super) watch: Watch,
-    /// What the intake is told of limits.
+    /// The limits as the intake is told.
     pub(super) cooldowns: Cooldowns,
-    /// What was compressed lately.
+    /// The bodies that were compressed lately.
     pub(super) packs: Packs,
-    /// What other relays are told and heard.
+    /// The exchange with other relays.
     pub(super) paces: Paces,
 }
 

@@ -1,7 +1,7 @@
 //! Bugsink's API: `/api/canonical/0/` (Bugsink 2.6.2 run, its answers in `fixtures/tracker-api`).
 //!
-//! There is no list of a project's events, only of its issues, and of the events of each: a walk over both is the list here. A 404
-//! says in words whether it is the event or the project that it does not know.
+//! The API lists no events of a project, only its issues, and the events of each issue. So the list here is a walk over both. The text of a
+//! 404 says whether the event or the project is unknown.
 
 use http::StatusCode;
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use super::{Answer, Confirmed, Cursor, Dialect, Page, There, Trouble};
 #[derive(Clone, Copy, Debug)]
 pub struct Bugsink;
 
-/// A longer number of an issue, or cursor, is none of its own.
+/// The longest cursor that is followed, in bytes.
 const LONGEST: usize = 500;
 
 const API: &str = "/api/canonical/0";
@@ -29,7 +29,7 @@ struct List<'a> {
     next: Member<'a>,
 }
 
-/// What is read of an event, alone or in a list, and of an issue.
+/// The members that are read of an event, alone or in a list, and of an issue.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Told<'a> {
@@ -117,12 +117,12 @@ impl Dialect for Bugsink {
 }
 
 impl Bugsink {
-    /// The question for the next page of the same list: of its `next` only the cursor is taken.
+    /// The path of the next page of the same list. Only the cursor of the answer's `next` is taken.
     fn next(self, next: Member<'_>, from: Option<&Cursor>) -> Option<String> {
         let next: url::Url = next.parsed()?;
         let cursor = next.query_pairs().find(|(name, _)| name == "cursor")?.1.into_owned();
         let cursor: String = url::form_urlencoded::byte_serialize(cursor.as_bytes()).collect();
-        // The first page of issues is asked for without a cursor of ours; its address is made anew by whoever asks.
+        // The first page of issues has no cursor of ours, so its path is built again.
         let path = from.map(|from| from.path.clone()).or_else(|| {
             let project = next.query_pairs().find(|(name, _)| name == "project")?.1.into_owned();
             is_plain(&project).then(|| format!("{API}/issues/?project={project}&sort=last_seen&order=desc"))

@@ -1,4 +1,4 @@
-//! JSON of which a part is kept: the members that somebody asks for, as they are written, and the beginning of a list.
+//! JSON that is kept in part: the requested members as they are written, and the beginning of a list.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,32 +7,32 @@ use std::str::FromStr;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The most entries of a list that are looked at.
+/// The most entries of a list that are kept.
 pub(super) const MOST: usize = 1000;
 
-/// A member of an object: of any type, or not there.
+/// A member of an object: of any type, or absent.
 #[derive(Clone, Copy, Default, serde::Deserialize)]
 #[serde(transparent)]
 pub(super) struct Member<'a>(#[serde(borrow)] Option<&'a RawValue>);
 
 impl<'a> Member<'a> {
-    /// As it is written; `None` for `null`, too.
+    /// The value as it is written; `None` when it is absent or `null`.
     pub(super) fn written(self) -> Option<&'a str> {
         self.0.map(RawValue::get)
     }
 
-    /// The text, when it is one.
+    /// The text; `None` when the value is no text.
     pub(super) fn text(self) -> Option<String> {
         serde_json::from_str(self.written()?).ok()
     }
 
-    /// What the text says, when it is one that can be read so.
+    /// The text, parsed; `None` when the value is no text or cannot be parsed.
     pub(super) fn parsed<T: FromStr>(self) -> Option<T> {
         self.text()?.parse().ok()
     }
 }
 
-/// The first entries of a list, [`MOST`] of them. Those behind them are not kept.
+/// The first [`MOST`] entries of a list. The others are parsed and dropped.
 #[derive(Default)]
 pub(super) struct First<T>(pub(super) Vec<T>);
 
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_long_list_the_beginning_is_kept_and_all_of_it_must_be_json() {
+    fn a_long_list_keeps_its_beginning_and_must_be_json_throughout() {
         let long = format!("[{}7]", "7,".repeat(5000));
         assert_eq!(serde_json::from_str::<First<u8>>(&long).unwrap().0, [7; MOST]);
         assert!(serde_json::from_str::<First<u8>>(&long.replace("7]", "x]")).is_err());

@@ -1,14 +1,14 @@
-//! What trackers store, asked of their APIs: which questions there are, and what the answers mean. No network here.
+//! The APIs that tell what trackers store: the questions, and the meaning of the answers. No network here.
 //!
 //! | file | API |
 //! | --- | --- |
 //! | `sentry` | GlitchTip's and Sentry's |
 //! | `bugsink` | Bugsink's |
 //!
-//! Rules: an answer is as hostile as any input. Of its JSON only what it was asked for is kept in memory, whatever else is in it. A 200
-//! counts only as JSON that names what was asked for. A 404 means "not stored"
-//! only when the project is known to be the right one, because a wrong name is answered with 404 as well. Anything else is
-//! trouble, and says nothing of the event. A new tracker is a file here and a line of `dialect` in `delivery/asking.rs`.
+//! Rules: an answer is as hostile as any input. Only the requested members of its JSON are kept in memory. A 200 counts only as JSON that
+//! names what was asked for. A 404 means "not stored" only if the project is known to be the right one, because a wrong name is answered
+//! with 404 as well. Anything else is trouble, and says nothing about the event. A new tracker is a file here and a line of `dialect` in
+//! `delivery/asking.rs`.
 
 use std::fmt;
 use std::time::Duration;
@@ -27,9 +27,9 @@ pub mod sentry;
 #[cfg(test)]
 mod tests;
 
-/// The longest wait that a tracker's limit is heeded for; it is asked again then.
+/// The longest wait for a tracker's limit.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
-/// The wait when a tracker limits without saying for how long.
+/// The wait for a limit that names no time.
 const USUAL_WAIT: Duration = Duration::from_secs(30);
 
 /// A project as a tracker knows it.
@@ -56,17 +56,17 @@ pub struct Answer<'a> {
     pub status: StatusCode,
     /// The header.
     pub headers: &'a HeaderMap,
-    /// The body; what is longer than the bound is no answer at all.
+    /// The body, which has at most as many bytes as the caller reads.
     pub body: &'a [u8],
 }
 
 impl<'a> Answer<'a> {
-    /// What a form names of the body, which is JSON.
+    /// Parses the body, which is JSON, into the members that `T` names.
     fn read<T: Deserialize<'a>>(&self) -> Result<T, Trouble> {
         serde_json::from_slice(self.body).map_err(|_| Trouble::Strange(self.described()))
     }
 
-    /// What a 404 says in JSON, as trackers do; `None` for a 404 of somebody else's.
+    /// The `detail` of a JSON body, which a tracker's 404 has; `None` for a 404 of anything else.
     fn detail(&self) -> Option<String> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
@@ -84,7 +84,7 @@ impl<'a> Answer<'a> {
         format!("{} with {kind}", self.status)
     }
 
-    /// What any answer but a 200 and a 404 means.
+    /// The meaning of any answer but a 200, or a tracker's own 404.
     fn trouble(&self) -> Trouble {
         match self.status.as_u16() {
             401 => Trouble::Refused(
@@ -108,36 +108,36 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// Why a tracker said nothing of what it was asked.
+/// Why a tracker did not answer the question.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Trouble {
-    /// It does not answer, or says that it cannot.
+    /// It does not answer, or answers that it cannot.
     #[error("it cannot be reached: {0}")]
     Unreachable(String),
-    /// It wants fewer questions for so long.
+    /// It limits how often it is asked, for this long.
     #[error("it limits how often it is asked, for {0:?}")]
     Limited(Duration),
-    /// It refuses the token or the project, with what to do about it.
+    /// It refuses the token or the project; with the remedy.
     #[error("{0}")]
     Refused(String),
-    /// The answer is none of its API's.
+    /// The answer is not one of its API.
     #[error("the answer is not one of its API: {0}")]
     Strange(String),
 }
 
 impl Trouble {
-    /// Whether only what was asked for is refused, and other projects may be asked for.
+    /// Whether only this project is refused, so that others may be asked for.
     pub const fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_))
     }
 }
 
-/// Where a list goes on.
+/// The position in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// The next question.
+    /// The question for the next page.
     path: String,
-    /// Lists that come after it.
+    /// The questions for the lists after it.
     then: Vec<String>,
 }
 
@@ -146,47 +146,47 @@ pub struct Cursor {
 pub struct Page {
     /// The events, with the time that the tracker has for each.
     pub ids: Vec<(EventId, Option<Timestamp>)>,
-    /// Where it goes on; `None` when this is the end.
+    /// The cursor of the next page; `None` at the end.
     pub next: Option<Cursor>,
-    /// Whether it shows that the project is the right one.
+    /// Whether the page shows that the project is the right one.
     confirms: bool,
 }
 
 impl Page {
-    /// Whether it shows that the project is the right one.
+    /// Whether the page shows that the project is the right one.
     pub const fn confirms(&self) -> bool {
         self.confirms
     }
 }
 
-/// What an answer says of whether a project is the one that its DSN means.
+/// Whether an answer shows that a project is the one of its DSN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirmed {
-    /// It is.
+    /// It does.
     Yes,
-    /// That cannot be told by this answer.
+    /// This answer cannot tell.
     CannotTell,
 }
 
-/// How one kind of tracker is asked. Paths begin with a slash and are below the API's address.
+/// The API dialect of one kind of tracker. Paths begin with a slash and are relative to the API's address.
 pub trait Dialect: Send + Sync + fmt::Debug {
     /// Whether a project is named `organization/project`.
     fn wants_a_name(&self) -> bool;
 
-    /// Asks for one event.
+    /// The path of one event.
     fn event(&self, there: &There, id: EventId) -> String;
 
-    /// Whether the answer is the tracker's copy; if not, it has none, if the project is the right one.
+    /// Whether the answer is the tracker's copy of the event. If not, the tracker has none, provided that the project is the right one.
     ///
     /// # Errors
     ///
-    /// When the answer says nothing of the event.
+    /// When the answer says nothing about the event.
     fn read_event(&self, there: &There, id: EventId, answer: &Answer<'_>) -> Result<bool, Trouble>;
 
-    /// Whether its list has the newest events first.
+    /// Whether its lists have the newest events first.
     fn is_sorted(&self) -> bool;
 
-    /// Asks for the newest events.
+    /// The path of a page of events; of the first page if `from` is `None`.
     fn page(&self, there: &There, from: Option<&Cursor>) -> String;
 
     /// The events of a page.
@@ -196,10 +196,10 @@ pub trait Dialect: Send + Sync + fmt::Debug {
     /// When the answer is no list.
     fn read_page(&self, there: &There, from: Option<&Cursor>, answer: &Answer<'_>) -> Result<Page, Trouble>;
 
-    /// Questions of which any may show that the project is the right one, the best first; none where each answer shows it.
+    /// The paths whose answers may show that the project is the right one, best first; none if each answer shows it.
     fn confirmations(&self, there: &There) -> Vec<String>;
 
-    /// What the answer to one of them shows.
+    /// Reads the answer to one of the [`confirmations`](Self::confirmations).
     ///
     /// # Errors
     ///

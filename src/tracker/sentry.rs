@@ -1,8 +1,8 @@
 //! GlitchTip's and Sentry's API: `/api/0/projects/{organization}/{project}/events/` (Sentry's "Retrieve an Event for a Project" and
 //! "List a Project's Error Events"; GlitchTip 5.2 run, its answers in `fixtures/tracker-api`).
 //!
-//! GlitchTip answers a wrong project with 404 for an event and with an empty list, so an empty list shows nothing. What shows that the
-//! name means the project of the DSN is the number in its own resource (scope `project:read`), or that of any listed event.
+//! GlitchTip answers a wrong project with 404 for an event and with an empty list, so an empty list shows nothing. Two numbers show that
+//! the name means the project of the DSN: the one in the project's resource (scope `project:read`), and the one of any listed event.
 
 use http::StatusCode;
 use serde::Deserialize;
@@ -17,14 +17,14 @@ use super::{Answer, Confirmed, Cursor, Dialect, Page, There, Trouble};
 #[derive(Clone, Copy, Debug)]
 pub struct Sentry;
 
-/// A longer cursor is none of theirs.
+/// The longest cursor that is followed, in bytes.
 const LONGEST_CURSOR: usize = 500;
 
 fn project(there: &There) -> String {
     format!("/api/0/projects/{}/", there.name)
 }
 
-/// What is read of an event, alone or in a list, and of a project.
+/// The members that are read of an event, alone or in a list, and of a project.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Told<'a> {
@@ -44,7 +44,7 @@ impl Told<'_> {
     }
 }
 
-/// Whether this is the number of the DSN's project, written as a number or as a text. Sentry leaves it out of some answers.
+/// Whether this is the number of the DSN's project, as a number or as text; `false` when it is absent, as in some answers of Sentry.
 fn is_number(number: Member<'_>, there: &There) -> Result<bool, Trouble> {
     match number.written() {
         None => Ok(false),
@@ -62,10 +62,10 @@ fn is_number(number: Member<'_>, there: &There) -> Result<bool, Trouble> {
 /// The first two numbers of a version.
 pub type Version = (u16, u16);
 
-/// Asks a GlitchTip for its settings, which it shows to anybody.
+/// The path of a GlitchTip's settings, which anybody may read.
 pub const SETTINGS: &str = "/api/settings/";
 
-/// The version in a GlitchTip's settings. `None`: it does not say, as a build of one's own does not.
+/// The version in a GlitchTip's settings; `None` when they name none, as in a custom build.
 ///
 /// glitchtip-backend, `glitchtip/api/api.py`: `version` is what its image was built with, as in `6.1.3`. `GET /api/0/` says "0" of any.
 pub fn version(answer: &Answer<'_>) -> Option<Version> {
@@ -159,10 +159,10 @@ impl Dialect for Sentry {
     }
 }
 
-/// The cursor of the next page in a `Link` header. GlitchTip writes it as Python shows a set, which changes nothing here.
+/// The cursor of the next page in a `Link` header. GlitchTip writes the header like a Python set, which makes no difference here.
 fn next(link: &str) -> Option<String> {
     let of_next = link.split("rel=\"next\"").nth(1)?;
-    // What belongs to another link stands behind the next "<".
+    // What follows the next "<" belongs to another link.
     let of_next = of_next.split('<').next()?;
     if !of_next.contains("results=\"true\"") {
         return None;

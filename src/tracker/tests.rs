@@ -1,4 +1,4 @@
-//! Every answer that was recorded of a real tracker is understood as its name says.
+//! Every recorded answer of a real tracker is understood as its file name says.
 
 use std::path::Path;
 
@@ -41,7 +41,7 @@ fn shop() -> There {
     There { address: "http://t".into(), name: "acme/shop".into(), number: "1".into() }
 }
 
-/// What an answer for the event in the recorded request says.
+/// The meaning of an answer for the event in the recorded request.
 fn event(dialect: &dyn Dialect, there: &There, name: &str) -> Result<bool, Trouble> {
     let recorded = recorded(name);
     let id = recorded.request.split(['/', '=']).filter_map(|part| part.parse::<EventId>().ok()).next().unwrap();
@@ -58,7 +58,7 @@ fn questions_are_asked_as_they_were_recorded() {
 }
 
 #[test]
-fn an_event_is_there_or_it_is_not() {
+fn an_event_is_stored_or_it_is_not() {
     assert_eq!(event(&Sentry, &shop(), "glitchtip-event.json"), Ok(true));
     assert_eq!(event(&Sentry, &shop(), "glitchtip-event-hyphenated.json"), Ok(true));
     assert_eq!(event(&Sentry, &shop(), "glitchtip-not-stored.json"), Ok(false));
@@ -78,7 +78,7 @@ fn an_event_of_another_project_or_id_is_not_the_one_asked_for() {
 }
 
 #[test]
-fn a_token_that_is_not_taken_is_said_with_the_remedy() {
+fn a_refused_token_is_reported_with_the_remedy() {
     for (dialect, name) in [
         (&Sentry as &dyn Dialect, "glitchtip-no-token.json"),
         (&Sentry, "glitchtip-wrong-token.json"),
@@ -94,7 +94,7 @@ fn a_token_that_is_not_taken_is_said_with_the_remedy() {
 fn a_wrong_project_is_never_taken_for_not_stored() {
     let wrong = There { number: "999".into(), ..shop() };
     assert!(event(&Bugsink, &wrong, "bugsink-wrong-project.json").unwrap_err().is_refusal());
-    // GlitchTip's 404 is the same for an event, a project and an organization: what tells is the confirmation.
+    // GlitchTip's 404 is the same for an event, a project and an organization, so only the confirmation tells.
     for name in ["glitchtip-wrong-slug.json", "glitchtip-wrong-organization.json"] {
         assert_eq!(event(&Sentry, &shop(), name), Ok(false), "{name}");
     }
@@ -127,7 +127,7 @@ fn lists_are_walked_page_by_page() {
 }
 
 #[test]
-fn a_link_as_sentry_writes_it_is_followed_and_a_foreign_one_is_not() {
+fn a_link_in_sentrys_form_is_followed_and_others_are_not() {
     let mut list = recorded("glitchtip-list.json");
     let link = r#"<https://sentry.io/api/0/projects/a/b/events/?&cursor=0:0:1>; rel="previous"; results="false"; cursor="0:0:1", <https://sentry.io/x/?&cursor=0:100:0>; rel="next"; results="true"; cursor="0:100:0""#;
     list.headers.insert(header::LINK, HeaderValue::from_static(link));
@@ -140,7 +140,7 @@ fn a_link_as_sentry_writes_it_is_followed_and_a_foreign_one_is_not() {
 }
 
 #[test]
-fn what_is_no_answer_of_an_api_says_nothing_of_the_event() {
+fn an_answer_that_is_not_the_apis_says_nothing_about_the_event() {
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_static("text/html"));
     let page = b"<html><title>Sign in</title></html>";
@@ -160,7 +160,7 @@ fn what_is_no_answer_of_an_api_says_nothing_of_the_event() {
 }
 
 #[test]
-fn a_limit_is_heeded_for_an_hour_at_the_most() {
+fn a_limit_is_obeyed_for_an_hour_at_most() {
     let mut headers = HeaderMap::new();
     let wait = |headers: &HeaderMap| {
         let answer = Answer { status: StatusCode::TOO_MANY_REQUESTS, headers, body: b"" };

@@ -1,4 +1,4 @@
-//! What GlitchTip changes: seen at 5.2, and read in its source.
+//! The changes that GlitchTip makes: seen at 5.2, and read in its source.
 
 use super::{
     Drift, OVERWRITTEN, added, address_of_the_sender, boolean_in_pythons_letters, default_of_breadcrumb, left_out,
@@ -137,7 +137,7 @@ pub(in crate::content) const GLITCHTIP: &[Drift] = &[
     },
 ];
 
-/// What GlitchTip keeps of the contexts that it has a schema for.
+/// The fields that GlitchTip keeps of the contexts that it has a schema for.
 const KEPT: &[(&str, &str)] = &[
     (
         "device",

@@ -1,6 +1,7 @@
-//! What trackers are known to change in an event, a table for each kind. A row forgives a difference at its place and nowhere else.
+//! The changes that trackers are known to make in an event: a table for each kind. A row forgives a difference at its place and nowhere
+//! else.
 //!
-//! Rule: a row is here because a source says so or because it was seen, and has a test. What a service would miss is no drift: an
+//! Rule: a row is here because a source says so or because it was seen, and it has a test. What a service would miss is no drift: an
 //! exception, a frame or a tag that is gone is a difference whatever the reason.
 
 mod glitchtip;
@@ -20,14 +21,14 @@ pub(super) enum Step<'a> {
     Index(usize),
 }
 
-/// A row: one thing that a tracker changes.
+/// A row: one change that a tracker makes.
 #[derive(Debug)]
 pub struct Drift {
-    /// Where, with `/` between steps, `*` for one and `**` for any number at the end.
+    /// The places, with `/` between steps, `*` for one step, and `**` for any number of steps at the end.
     pub at: &'static [&'static str],
-    /// What it does.
+    /// What the tracker changes.
     pub what: &'static str,
-    /// Where that is known from.
+    /// The source of that knowledge.
     pub source: &'static str,
     may: fn(&Leaf<'_>) -> bool,
 }
@@ -144,5 +145,5 @@ const OVERWRITTEN: &[&str] = &[
     "tags/device",
 ];
 
-/// The event as it was sent is kept in `data`.
+/// None: Bugsink keeps the event as it was sent in `data`.
 pub(super) const BUGSINK: &[Drift] = &[];

@@ -1,4 +1,4 @@
-//! What Sentry changes: read in its documentation and in the sources of getsentry/relay and getsentry/sentry, not seen.
+//! The changes that Sentry makes: read in its documentation and in the sources of getsentry/relay and getsentry/sentry, not seen.
 
 use super::{
     Drift, OVERWRITTEN, added, address_of_the_sender, always, boolean_in_pythons_letters, default_of_breadcrumb,
