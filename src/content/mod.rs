@@ -46,7 +46,7 @@ pub const MAX_DIFFERENCES: usize = 50;
 pub enum Kind {
     /// The event of GlitchTip's `GET /api/0/projects/{org}/{project}/events/{id}/`.
     Glitchtip,
-    /// The same of Sentry, which has more in it.
+    /// The same event of Sentry, which has more members.
     Sentry,
     /// The event of Bugsink's `GET /api/canonical/0/events/lookup/`, with the payload in `data`.
     Bugsink,

@@ -143,7 +143,7 @@ fn user(user: &Value) -> Value {
     Value::Object(flat)
 }
 
-/// A text, or a template with parameters. A template without parameters is the text.
+/// A message: a text, or a template with parameters. A template without parameters counts as the text.
 fn message(message: &Value) -> Value {
     let Value::Object(object) = message else { return json!({ "formatted": message }) };
     let (mut formatted, mut template, mut params) =

@@ -177,7 +177,7 @@ impl Api {
     ///
     /// # Errors
     ///
-    /// What is wrong, with the remedy.
+    /// When one of them is wrong, with the remedy, or the tracker cannot be asked.
     pub async fn check(&self, there: &There) -> Result<(), Trouble> {
         self.event(there, EventId::random()).await.map(drop)
     }

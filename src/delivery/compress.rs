@@ -45,7 +45,7 @@ pub enum Compress {
     Zstd,
     /// gzip: known everywhere.
     Gzip,
-    /// Not at all.
+    /// No compression.
     None,
 }
 

@@ -83,7 +83,7 @@ impl Headers {
         }
     }
 
-    /// The header, as it is written, that takes the place of a bearer token; `None` when there is none.
+    /// The name, as it is written, of an `Authorization` header, which a bearer token needs as well; `None` when there is none.
     pub fn authorization(&self) -> Option<&str> {
         self.iter().map(|(name, _)| name).find(|name| name.eq_ignore_ascii_case(header::AUTHORIZATION.as_str()))
     }

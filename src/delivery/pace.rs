@@ -40,7 +40,7 @@ impl Paces {
         Arc::clone(self.paces().entry(target).or_insert_with(new))
     }
 
-    /// Returns when there is something to tell.
+    /// Waits until there is something to tell.
     pub async fn news(&self) {
         self.0.news.notified().await;
     }
@@ -115,7 +115,7 @@ impl Pace {
         self.heard.load_full()
     }
 
-    /// Whether this relay may probe. If another relay may, asks for the probe.
+    /// Whether this relay may probe. If the circuit is open for all relays and the probe is not this relay's, asks for it.
     pub(super) fn may_probe(&self) -> bool {
         if self.news.is_none() {
             return true;

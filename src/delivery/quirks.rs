@@ -183,7 +183,7 @@ impl Quirks {
         self.has_batch_poison || self.one_event_a_request
     }
 
-    /// Whether it has no place for items of this category.
+    /// Whether it never stores items of this category.
     pub(super) fn never_stores(&self, category: Category) -> bool {
         self.never_stores.contains(&category)
     }

@@ -61,7 +61,7 @@ pub fn rewrite(
     (rewrite_line(&envelope.slice(..end), spans, to, dwell, event_id), envelope.slice(end..))
 }
 
-/// The header line for the upstream, both without their newline.
+/// As [`rewrite`], for the header line alone. Neither `line` nor the result has a newline.
 pub(super) fn rewrite_line(
     line: &Bytes,
     spans: Option<&HeaderSpans>,

@@ -34,7 +34,7 @@ pub struct Settings {
     pub on_rate_limit: OnRateLimit,
     /// The least time between two reports to the upstream of what was dropped for it; zero for no reports.
     pub client_reports: Period,
-    /// What the upstream is, for its known quirks.
+    /// The kind of the upstream, for its known quirks.
     pub kind: Kind,
     /// The age at which a connection is no longer used; the next one looks up the upstream's address again.
     pub max_connection_age: Period,
@@ -91,7 +91,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// How envelopes are compressed on their way to this address.
+    /// The encoding of envelopes to this address.
     pub(super) fn compression(&self, to: &Dsn) -> Compress {
         self.compress.unwrap_or_else(|| match self.kind.compression() {
             how if how != Compress::None && to.is_on_this_machine() => Compress::None,
@@ -110,7 +110,7 @@ pub enum OnRateLimit {
     Drop,
 }
 
-/// What an upstream is.
+/// The kind of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {

@@ -1,4 +1,4 @@
-//! Starts and stops the workers as the configuration has it.
+//! Starts and stops the workers as the configuration says.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

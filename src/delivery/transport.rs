@@ -108,7 +108,7 @@ impl Reply {
 /// Why there is no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum SendError {
-    /// For a large body: there was no progress for so long.
+    /// There was no answer for this long; for a large body, no progress either.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     #[error("{0}")]

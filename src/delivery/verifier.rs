@@ -118,7 +118,7 @@ struct Upstream {
     is_behind: bool,
     /// The term of the last step.
     term: Option<Epoch>,
-    /// Whether the last step learnt nothing about any event.
+    /// Whether the last step had trouble and learnt nothing about any event.
     is_silent: bool,
     /// Whether a step is under way.
     busy: bool,

@@ -65,7 +65,7 @@ struct Limit {
 /// The longest limit that is not logged, because short ones are usual.
 const LONG_LIMIT: Duration = Duration::from_secs(60);
 
-/// The lines that would repeat.
+/// The lines that may repeat, and are damped.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Line {
     Down,

@@ -11,7 +11,7 @@ use crate::protocol::event_id::EventId;
 use super::json::{First, MOST, Member};
 use super::{Answer, Confirmed, Cursor, Dialect, Page, There, Trouble};
 
-/// The dialect.
+/// Bugsink's API dialect.
 #[derive(Clone, Copy, Debug)]
 pub struct Bugsink;
 

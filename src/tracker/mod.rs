@@ -54,7 +54,7 @@ impl fmt::Display for There {
 pub struct Answer<'a> {
     /// The status.
     pub status: StatusCode,
-    /// The header.
+    /// The headers.
     pub headers: &'a HeaderMap,
     /// The body, which has at most as many bytes as the caller reads.
     pub body: &'a [u8],

@@ -13,7 +13,7 @@ use crate::protocol::event_id::EventId;
 use super::json::{First, Member};
 use super::{Answer, Confirmed, Cursor, Dialect, Page, There, Trouble};
 
-/// The dialect.
+/// GlitchTip's and Sentry's API dialect.
 #[derive(Clone, Copy, Debug)]
 pub struct Sentry;
 

@@ -1,6 +1,6 @@
 //! Notes the findings of lookups: stored, not there yet, missing, given up, or unknown.
 //!
-//! Rule: the cursor moves only past events that were looked up.
+//! Rule: the cursor moves only past events with a finding.
 
 use std::collections::HashMap;
 use std::sync::Arc;

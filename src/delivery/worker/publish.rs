@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use super::{Ended, LOOK_UP, Worker};
 
 impl Worker {
-    /// Takes in all requests that have ended by now, and tells the board once.
+    /// Takes in requests that have ended by now, [`LOOK_UP`] at most, and tells the board once.
     pub(super) fn all_ended(&mut self, first: Ended) {
         self.follow_settings();
         self.ended(first);
