@@ -144,8 +144,8 @@ impl Worker {
         self.holds.mended(now, self.quirks().cool_off);
     }
 
-    /// Brings records forward when a new configuration may have mended the cause of a hold, or the upstream took something, so that they are
-    /// tried now and not at the end of the hold. Other records that were put off come along, which costs each of them one early try.
+    /// Brings records forward when a new configuration may have mended the cause of a hold, or a delivery ended it, so that they are tried
+    /// now and not at the end of the hold. Other records that were put off come along, which costs each of them one early try.
     async fn end_holds(&mut self, now: Timestamp) {
         self.follow_routing(now);
         if self.forgives && now.since(self.forgiven) >= FORGIVING {
