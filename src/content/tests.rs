@@ -131,6 +131,14 @@ fn each_row_alone_forgives_its_example() {
 }
 
 #[test]
+fn a_time_that_is_off_by_less_than_a_corrected_clock_differs() {
+    let at = |micros: i64| json!({ "timestamp": micros, "user": {}, "tags": {}, "contexts": {}, "message": {} });
+    for (micros, forgiven) in [(3_299_999_999_i64, false), (3_300_000_000, true)] {
+        assert_eq!(differences(&at(0), &at(micros), drift(Kind::Sentry)).is_empty(), forgiven, "{micros}");
+    }
+}
+
+#[test]
 fn the_same_value_in_another_form_does_not_differ() {
     let same = [
         (json!({ "tags": { "a": 1, "b": true } }), json!({ "tags": [["a", "1"], ["b", "true"], null] })),

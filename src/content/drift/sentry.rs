@@ -5,6 +5,9 @@ use super::{
     left_out, path_of_url, same_as_text, scrubbed,
 };
 
+/// The drift from which Sentry corrects a clock, in microseconds.
+const CLOCK_DRIFT: f64 = 55.0 * 60.0 * 1e6;
+
 pub(in crate::content) const SENTRY: &[Drift] = &[
     Drift {
         at: &["level"],
@@ -20,9 +23,9 @@ pub(in crate::content) const SENTRY: &[Drift] = &[
     },
     Drift {
         at: &["timestamp", "breadcrumbs/*/timestamp"],
-        what: "a clock that is off by 55 seconds or more is set right",
+        what: "a clock that is off by 55 minutes or more is set right",
         source: "getsentry/relay, clock_drift.rs, MINIMUM_CLOCK_DRIFT",
-        may: |leaf| matches!((leaf.sent.as_f64(), leaf.there.as_f64()), (Some(sent), Some(there)) if (sent - there).abs() >= 55e6),
+        may: |leaf| matches!((leaf.sent.as_f64(), leaf.there.as_f64()), (Some(sent), Some(there)) if (sent - there).abs() >= CLOCK_DRIFT),
     },
     Drift {
         at: &["message/formatted"],
