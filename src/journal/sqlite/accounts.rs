@@ -1,7 +1,7 @@
-//! The ledger's rows: what one commit changes in the hourly totals, and the postings that tell of it. With every drop goes the
-//! loss that the target is to be told.
+//! The ledger's rows: the changes of one commit to the hourly totals, and their postings. Each drop also counts the loss that the target is
+//! to be told.
 //!
-//! Rule: the rows are written in the transaction of the change they tell of; the postings go out after its commit.
+//! Rule: the rows are written in the transaction of the change that they record. The postings go out after its commit.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -30,20 +30,20 @@ const KEPT_HOURS: u64 = KEPT.as_secs() / 3600;
 /// Hour, target, project and category of an account.
 type Whose = (u64, i64, u32, Category);
 
-/// The same, and a side of it: what a row is about.
+/// An account and an outcome: the key of a row.
 type Row = (u64, i64, u32, Category, Outcome);
 
-/// As many rows are remembered at most.
+/// The most rows whose totals are remembered.
 const MOST_TOTALS: usize = 8192;
 
-/// What the rows say that were written last. To write a row anew costs two thirds of what it costs to change it.
+/// The totals of the rows that were written last. Replacing a row costs two thirds of updating it.
 ///
-/// Rule: it agrees with the disk. After a rollback, and after rows were changed otherwise, it is forgotten.
+/// Rule: it agrees with the disk. It is cleared after a rollback, and after rows were changed otherwise.
 #[derive(Debug, Default)]
 pub(super) struct Totals(BTreeMap<Row, u64>);
 
 impl Totals {
-    /// Adds to a row; returns what it says then.
+    /// Adds to a row and returns its new total.
     fn add(&mut self, conn: &Connection, row: Row, quantity: u64) -> rusqlite::Result<u64> {
         if let Some(total) = self.0.get_mut(&row) {
             *total = total.saturating_add(quantity);
@@ -69,17 +69,17 @@ impl Totals {
 pub(super) struct Book {
     rows: BTreeMap<Row, u64>,
     losses: Losses,
-    /// For a look into those that are lost.
+    /// Counts the spans in bodies of dropped records.
     bodies: Option<Rc<Bodies>>,
 }
 
 impl Book {
-    /// Lets it look into bodies.
+    /// Gives it access to bodies.
     pub(super) fn reads(&mut self, bodies: &Rc<Bodies>) {
         self.bodies = Some(Rc::clone(bodies));
     }
 
-    /// Notes a change; `None` is the intake's account.
+    /// Notes a change; a `target` of `None` is the intake's account.
     pub(super) fn note(
         &mut self,
         at: Timestamp,
@@ -94,7 +94,7 @@ impl Book {
         }
     }
 
-    /// Notes that a target does not get this of a record.
+    /// Notes that a target does not get these quantities of a record.
     pub(super) fn note_dropped(
         &mut self,
         conn: &Connection,
@@ -110,8 +110,8 @@ impl Book {
         quantities.iter().chain(spans).for_each(|lost| self.losses.add(target, project, reason, lost));
     }
 
-    /// Notes that a backfill takes up a record, at the time when the record was withheld: no more than was withheld then. What
-    /// came before the target was there was never withheld, and is told by nothing but its return.
+    /// Notes that a backfill takes up a record: in the hour when it was withheld, and no more than was withheld then. Records from before
+    /// the target existed were never withheld; only [`Outcome::Returned`] tells of them.
     pub(super) fn note_backfilled(
         &mut self,
         conn: &Connection,
@@ -127,8 +127,8 @@ impl Book {
         Ok(())
     }
 
-    /// Notes that a dead letter is retried, at the time of the refusal: no more than was refused then. The refusal was booked when
-    /// it was committed, perhaps in the next hour.
+    /// Notes that a dead letter is retried: in the hour of the refusal, and no more than was refused then. The refusal was posted with its
+    /// commit, perhaps in the next hour.
     pub(super) fn note_retried(
         &mut self,
         conn: &Connection,
@@ -153,7 +153,7 @@ impl Book {
         }
     }
 
-    /// The account of an hour with what this commit changes.
+    /// The account of an hour, including the changes of this commit.
     fn account(&self, conn: &Connection, whose: Whose) -> rusqlite::Result<Account> {
         let (hour, target, project, category) = whose;
         let mut select = conn.prepare_cached(
@@ -174,7 +174,7 @@ impl Book {
         Ok(account)
     }
 
-    /// Notes that a target does not get what is just being accepted.
+    /// Notes that a target does not get a record that is being accepted.
     pub(super) fn note_withheld(
         &mut self,
         at: Timestamp,
@@ -190,7 +190,7 @@ impl Book {
         quantities.iter().chain(spans).for_each(|lost| self.losses.add(target, project, reason, lost));
     }
 
-    /// Notes a loss that no record tells of.
+    /// Notes a loss that has no record.
     pub(super) fn note_loss(&mut self, project: u32, loss: &Loss) {
         self.losses.add(loss.target, project, loss.reason, (loss.category, loss.quantity));
     }
@@ -221,7 +221,7 @@ impl Book {
     }
 }
 
-/// Sums the rows older than 90 days up into the hour 0, and forgets the evidence of that time.
+/// Sums the rows older than 90 days into the hour 0, and forgets the evidence of that time.
 pub(super) fn roll_up(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> {
     let tx = conn.unchecked_transaction()?;
     evidence::forget(&tx, now)?;
@@ -236,7 +236,7 @@ pub(super) fn roll_up(conn: &Connection, now: Timestamp) -> rusqlite::Result<()>
     tx.commit()
 }
 
-/// Posts the totals kept on disk.
+/// Posts the totals that are on disk.
 pub(super) fn post_totals(conn: &Connection, shared: &Shared) -> rusqlite::Result<()> {
     let mut sums = conn.prepare(
         "SELECT target, project, category, outcome, sum(quantity) FROM ledger
@@ -264,7 +264,7 @@ mod tests {
     use crate::telemetry::series::Step;
 
     #[test]
-    fn steps_that_cannot_be_summed_up_to_the_end_are_counted_once() {
+    fn a_failed_roll_up_counts_no_step_twice() {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(&FORMATS.concat()).unwrap();
         let hour = 480_000 * 3_600_000;
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_says_what_was_committed_whether_it_is_remembered_or_not() {
+    fn a_ledger_row_holds_the_committed_total_whether_remembered_or_not() {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(&FORMATS.concat()).unwrap();
         let said = || conn.query_row("SELECT sum(quantity) FROM ledger", [], |row| row.get::<_, i64>(0)).unwrap();
@@ -300,7 +300,7 @@ mod tests {
         conn.execute_batch("BEGIN").unwrap();
         book.write(&conn, &mut totals).unwrap();
         conn.execute_batch("ROLLBACK").unwrap();
-        // What the writer does after a rollback.
+        // The writer does the same after a rollback.
         totals = Totals::default();
         book.write(&conn, &mut totals).unwrap();
         assert_eq!(said(), 8);

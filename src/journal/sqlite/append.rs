@@ -1,4 +1,4 @@
-//! Submissions on their way to disk.
+//! Writes submissions to the disk.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -15,7 +15,7 @@ use super::file::BodyFile;
 use super::shared::Shared;
 use super::space;
 
-/// A record in the transaction under way.
+/// A record that the current transaction appends.
 #[derive(Debug)]
 pub(super) struct Appended {
     pub(super) record: Arc<Record>,
@@ -25,7 +25,7 @@ pub(super) struct Appended {
 }
 
 impl Appended {
-    /// After the commit: the body's file belongs to the record.
+    /// After the commit: gives the body's file to the record.
     pub(super) fn keep_file(&self) {
         if let Some(file) = BodyFile::of(&self.record.body) {
             file.keep();
@@ -33,7 +33,7 @@ impl Appended {
     }
 }
 
-/// The projects' numbers, as the writer knows them; the names are published in [`Shared::projects`].
+/// The numbers of the projects, as the writer knows them. The names are published in [`Shared::projects`].
 #[derive(Debug)]
 pub(super) struct Projects(HashMap<Arc<str>, u32>);
 
@@ -49,7 +49,7 @@ impl Projects {
         }
         let mut names = shared.projects.write().unwrap_or_else(PoisonError::into_inner);
         let number = u32::try_from(names.len()).unwrap_or(u32::MAX);
-        // A rollback takes the row away and leaves the number: the next transaction then writes it again.
+        // A rollback takes the row away; `cut` then forgets the number.
         conn.execute("INSERT INTO project VALUES (?1, ?2)", params![number, &**name])?;
         names.push(Arc::clone(name));
         shared.change_shares(|shares| shares.know(Arc::clone(name)));
@@ -65,7 +65,7 @@ impl Projects {
     }
 }
 
-/// What goes with a body, as it is written, and the room that both take within the database.
+/// The client of a submission as it is written, and the room that client and body take within the database.
 pub(super) struct Written {
     client: String,
     room: u64,
@@ -82,18 +82,18 @@ impl Written {
         Ok(Self { client, room })
     }
 
-    /// Room within the database.
+    /// The room within the database, in bytes.
     pub(super) const fn room(&self) -> u64 {
         self.room
     }
 
-    /// The same with its file.
+    /// The same, with the body's file.
     pub(super) fn with_file(&self, submission: &Submission) -> u64 {
         self.room + submission.body.len() - submission.body.in_memory() as u64
     }
 }
 
-/// The statements of each commit and each record. To find one by its text would cost a fifth of what it takes to run it.
+/// The statements of each commit and each record. Finding one by its text would cost a fifth of running it.
 #[derive(Debug)]
 pub(super) struct Statements<'c> {
     conn: &'c Connection,
@@ -104,7 +104,7 @@ pub(super) struct Statements<'c> {
 }
 
 impl<'c> Statements<'c> {
-    /// Those that are kept, prepared when there are none.
+    /// The kept statements; prepares them if there are none.
     pub(super) fn of<'s>(kept: &'s mut Option<Self>, conn: &'c Connection) -> rusqlite::Result<&'s mut Self> {
         Ok(match kept {
             Some(statements) => statements,
@@ -175,7 +175,7 @@ fn write_body(statements: &mut Statements<'_>, id: u64, body: &Body, client: &st
     };
     if body.len() <= LARGE {
         let written = statements.body.execute(params![id, client, &body[..]]);
-        // SQLite has a copy of the body until then.
+        // The binding is a copy of the body.
         statements.body.clear_bindings();
         return written.map(drop);
     }

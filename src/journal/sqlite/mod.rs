@@ -6,9 +6,9 @@
 //!                                    reader thread ─────────────┘  only when a target fell behind
 //! ```
 //!
-//! Rules: one thread writes; what arrives together is committed together; answers, postings and hand-off come after the
-//! commit; in steady state nothing is read back. No lock is held across a read, a commit or an await. A third thread, for a moment at a
-//! time, copies what is committed from the log into the database file (`space::ahead`).
+//! Rules: one thread writes. What arrives together is committed together. Answers, postings and hand-off come after the commit. In steady
+//! state nothing is read back. No lock is held across a read, a commit or an await. A third thread copies committed pages from the WAL into
+//! the database file, for a moment at a time (`space::ahead`).
 
 mod accounts;
 mod append;
@@ -74,7 +74,7 @@ pub use transfer::SqliteStore;
 use writer::Writer;
 use writer::group::{self, Command, Group, INBOX};
 
-/// How many journals this process has opened: what the last one leased means nothing to the next.
+/// The owner number of the next journal that this process opens: leases of an earlier one do not hold in a later one.
 static OPENED: AtomicU64 = AtomicU64::new(1);
 
 /// A journal in one SQLite file.
@@ -86,16 +86,16 @@ pub struct SqliteJournal {
     places: Arc<Semaphore>,
     seats: Arc<Semaphore>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// The owner of its leases: which journal it is of those that this process opened.
+    /// The owner of its leases: the number of this journal among those that this process opened.
     owner: u64,
-    /// Held until all connections are closed: whoever closes a file gives up the locks that SQLite has on it in this process.
+    /// Kept open until all connections are closed: closing any handle of a file drops the locks that SQLite has on it in this process.
     database: Option<Arc<File>>,
-    /// Held for as long as the files are ours.
+    /// Locked while this process owns the files.
     lock: File,
 }
 
 impl SqliteJournal {
-    /// Opens the journal at `settings.path`, making it when there is none, and posts the kept totals to `ledger`.
+    /// Opens the journal at `settings.path`, or makes it, and posts the stored totals to `ledger`.
     pub fn open(settings: &Settings, clock: Clock, ledger: Ledger) -> Result<Self, OpenError> {
         let settings = &Settings { path: schema::whereabouts(&settings.path)?, ..settings.clone() };
         let path = settings.path.as_path();
@@ -130,17 +130,17 @@ impl SqliteJournal {
         })
     }
 
-    /// The secret under which the keys of repeats are made: random, made once, kept with the journal.
+    /// The secret for the keys of repeats: random, made once, and kept with the journal.
     pub fn secret(&self) -> [u8; SECRET] {
         self.shared.secret
     }
 
-    /// Sends a command that is answered, waiting for a place among the others.
+    /// Waits for a place in the inbox, sends a command and awaits its answer.
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, JournalError> {
         send(&self.shared, &self.places, self.commands.as_ref(), command).await
     }
 
-    /// Does something in the writer's transaction.
+    /// Runs `act` in the writer's transaction.
     async fn write<T: Send + 'static>(
         &self,
         act: impl FnOnce(&mut Writer<'_>, &mut Group) -> rusqlite::Result<T> + Send + 'static,
@@ -148,7 +148,7 @@ impl SqliteJournal {
         self.try_to(move |writer, group| act(writer, group).map(Ok)).await
     }
 
-    /// The same for what may be refused.
+    /// The same, for an `act` that may be refused.
     async fn try_to<T: Send + 'static>(
         &self,
         act: impl FnOnce(&mut Writer<'_>, &mut Group) -> rusqlite::Result<Result<T, JournalError>> + Send + 'static,
@@ -156,19 +156,19 @@ impl SqliteJournal {
         self.ask(move |reply| Command::of(act, reply)).await
     }
 
-    /// Looks at what is committed.
+    /// Runs `look` in the reader's thread, on what is committed.
     async fn read<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Reader) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, JournalError> {
         let question = |reply: Reply<T>| -> Question {
-            // Whoever asked may be gone.
+            // The caller may be gone.
             Box::new(move |reader| drop(reply.send(look(reader).map_err(|error| failure(&error)))))
         };
         send(&self.shared, &self.seats, self.questions.as_ref(), question).await
     }
 
-    /// Hands a settlement to the writer. Leases live in this process: only what they are good for is on disk.
+    /// Hands a settlement to the writer. Leases exist only in this process, not on disk.
     fn settle_now(&self, lease: &Lease, settlement: Settlement) -> Result<(), JournalError> {
         if self.shared.closed.load(Ordering::Acquire) {
             return Err(JournalError::Closed);
@@ -190,12 +190,12 @@ impl SqliteJournal {
 
 impl Drop for SqliteJournal {
     fn drop(&mut self) {
-        // Without `close` this is as good as a crash: what is not committed is not.
+        // Without `close` this is like a crash: uncommitted changes are lost.
         self.commands = None;
         self.questions = None;
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
-            // One that panics ends the process.
+            // A thread that panics ends the process.
             drop(thread.join());
         }
         self.database = None;
@@ -221,7 +221,7 @@ impl Log for SqliteJournal {
     }
 
     fn append(&self, submission: Submission) -> Call<'_, RecordId> {
-        // In a box from the start: a future moves what it takes along at each step.
+        // Boxed from the start, because a future copies what it holds whenever it moves.
         let submission = Box::new(submission);
         Box::pin(async move {
             if let Body::Large(_) = &submission.body {
@@ -251,14 +251,14 @@ impl Queues for SqliteJournal {
                 if self.shared.closed.load(Ordering::Acquire) {
                     return Err(JournalError::Closed);
                 }
-                // Leased in one go without waiting: a caller that goes away takes nothing with it.
+                // Leased at once, without an await: a cancelled caller takes no lease with it.
                 let claimant = Claimant { target: target.id, owner: self.owner, at: Instant::now() };
                 let (lapsed, take) = {
                     let mut queue = target.queue();
                     (queue.lapse(claimant.at, now), queue.take(claimant, now, max))
                 };
                 if lapsed > 0 {
-                    // Their records are to be written as due.
+                    // Their records have to be written as due.
                     self.wake(true);
                     tell_lapsed(&target.name, lapsed);
                 }

@@ -1,8 +1,7 @@
-//! One target's hand-off: what is ready in memory, what is leased, what awaits its commit. No SQL and no waiting in here.
+//! The hand-off of one target: records that are ready in memory, leased, or awaiting their commit. No SQL and no waiting in here.
 //!
-//! Rules: untried records are handed out in the order of their numbers, so everything untried at or below `handed` is ready,
-//! leased, or ended. While `live`, nothing on disk is untried and not handed to memory. The mutex is held for moments only,
-//! never across a read or a commit.
+//! Rules: untried records are handed out in order of their numbers, so every untried record up to `handed` is ready, leased, or ended.
+//! While `live`, every untried record on disk was handed to memory. The mutex is held for moments only, never across a read or a commit.
 
 mod leases;
 
@@ -24,11 +23,11 @@ use super::tally::Tally;
 pub(super) const READY_RECORDS: usize = 256;
 /// See [`READY_RECORDS`].
 pub(super) const READY_BYTES: usize = 1 << 20;
-/// With more than so many ready records, intake is faster than delivery.
+/// With more ready records than this, intake is faster than delivery.
 const CROWD: usize = READY_RECORDS / 4;
-/// The most settlements of one target that may await their commit: what a crash may repeat.
+/// The most settlements of one target that may await their commit. A crash repeats these deliveries.
 const MAX_UNCOMMITTED: usize = 64;
-/// So many settlements are committed without waiting for company.
+/// This many settlements are committed without waiting for an append or for older records.
 const HURRY: usize = MAX_UNCOMMITTED / 2;
 /// The due time of a record set aside: never.
 pub(super) const NEVER: Timestamp = Timestamp::from_millis(i64::MAX as u64);
@@ -48,53 +47,53 @@ impl Target {
     }
 
     pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
-        // A panic while it was held is a bug, which ends the process if it is the reader's or the writer's; the state is whole between
+        // A panic while the mutex was held is a bug. In the reader or the writer it ends the process. The state is whole between
         // statements.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its bit in the mask of a record.
+    /// The target's bit in the mask of a record.
     pub(super) fn bit(&self) -> i64 {
         1 << self.id.0
     }
 }
 
-/// A record that can be claimed without reading.
+/// A record that can be claimed without a read.
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) record: Arc<Record>,
     pub(super) project: u32,
-    /// Set for a record that has a row in `pending`.
+    /// The contents of the record's row in `pending`, if it has one.
     pub(super) put_off: Option<PutOff>,
 }
 
-/// What the row in `pending` says.
+/// The contents of a row in `pending`.
 #[derive(Debug)]
 pub(super) struct PutOff {
     pub(super) due: Timestamp,
     pub(super) progress: Progress,
-    /// `None`: all of the record.
+    /// `None` means all of the record.
     pub(super) quantities: Option<Quantities>,
 }
 
-/// A leased record: what must be known of it when the lease ends.
+/// What is needed of a leased record when its lease ends.
 #[derive(Debug)]
 pub(super) struct Leased {
-    /// Which lease it is.
+    /// The number of the lease.
     pub(super) number: u64,
-    /// When the lease ends; `None` for a record that no claim has, but the reader, to set it aside.
+    /// When the lease ends; `None` for a record that the reader holds to set it aside.
     pub(super) ends: Option<Instant>,
-    /// How it went until the claim.
+    /// The progress before the claim.
     pub(super) progress: Progress,
     pub(super) project: u32,
     pub(super) size: u64,
-    /// What is pending for the target.
+    /// The quantities pending for the target.
     pub(super) quantities: Quantities,
-    /// Whether a row in `pending` names it.
+    /// Whether the record has a row in `pending`.
     pub(super) row: bool,
 }
 
-/// In whose name a claim is made, and when.
+/// Who makes a claim, and when.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claimant {
     pub(super) target: TargetId,
@@ -111,22 +110,22 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    /// Whether its commit needs no row for a record from `first` on.
+    /// Whether it can be committed without rows for older records. `first` is the first leased record that has no row.
     fn is_before(&self, first: Option<u64>) -> bool {
         self.lease.row || first.is_none_or(|first| self.id < first)
     }
 }
 
-/// What a claim comes to.
+/// The result of a claim.
 #[derive(Debug)]
 pub(super) enum Take {
     /// These are leased now.
     Claims(Vec<Claim>),
-    /// Rows that are due must be read first.
+    /// Due rows must be read first.
     ReadDue,
     /// Untried records must be read first.
     ReadFresh,
-    /// What is backfilled must be read first.
+    /// Backfilled records must be read first.
     ReadBackground,
 }
 
@@ -139,29 +138,29 @@ pub(super) struct Queue {
     pub(super) due_ready: VecDeque<Ready>,
     /// The next due time of a row that is neither leased nor in `due_ready`. May be early, never late.
     pub(super) next_due: Option<Timestamp>,
-    /// The earliest row that came while the reader was looking.
+    /// The earliest due time of a row that came since the reader began to read.
     pub(super) came: Option<Timestamp>,
-    /// Rows of backfilled records, by number: for when nothing else can be tried.
+    /// Rows of backfilled records, by number. They are tried when nothing else can be.
     pub(super) background: VecDeque<Ready>,
-    /// There may be more of them on disk.
+    /// Whether there may be more of them on disk.
     pub(super) more_background: bool,
     pub(super) live: bool,
     /// The highest number handed to memory.
     pub(super) handed: u64,
     /// The highest number committed.
     pub(super) committed: u64,
-    /// As on disk, or as the transaction under way will leave it.
+    /// The watermark on disk, or after the current transaction.
     pub(super) watermark: u64,
     pub(super) leases: BTreeMap<u64, Leased>,
     /// The number of the last lease given.
     last_lease: u64,
-    /// No lease ends before this.
+    /// No lease ends before this; `None` when unknown.
     first_end: Option<Instant>,
     pub(super) ended: Vec<Ended>,
     pub(super) committing: Vec<u64>,
-    /// A discard is under way: nothing is handed out until its commit.
+    /// Whether a discard or an eviction is under way. Nothing is handed out until its commit.
     pub(super) frozen: bool,
-    /// Rises with every discard; tells the reader that what it read may be gone.
+    /// The number of discards and evictions. A change tells the reader that some of what it read may be gone.
     pub(super) discards: u64,
     pub(super) tally: Tally,
     pub(super) dead_letters: u64,
@@ -169,7 +168,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Nothing is handed out beyond `watermark`; whether something waits there the caller says by `committed` and `live`.
+    /// A queue with nothing handed out beyond `watermark`. The caller says by `committed` and `live` whether something waits there.
     pub(super) fn new(watermark: u64, live: bool) -> Self {
         Self { live, handed: watermark, committed: watermark, watermark, ..Self::default() }
     }
@@ -219,22 +218,22 @@ impl Queue {
         Claim { lease, record, progress, backfilled }
     }
 
-    /// Ends whatever lease a record has.
+    /// Ends the lease of a record, whoever holds it. `None` if there is none; otherwise whether its commit should not wait.
     pub(super) fn end(&mut self, id: u64, settlement: Settlement) -> Option<bool> {
         let lease = self.leases.remove(&id)?;
         self.ended.push(Ended { id, lease, settlement });
         Some(self.ended.len() >= HURRY)
     }
 
-    /// Whether something settled can be committed now: see [`Queue::take_ended`].
+    /// Whether any settlement can be committed now: see [`Queue::take_ended`].
     pub(super) fn has_ended(&self, all: bool) -> bool {
         let first = self.first_untried();
         let is_due = all || self.ended.len() >= HURRY;
         self.ended.iter().any(|ended| is_due || ended.is_before(first))
     }
 
-    /// Takes what is settled, to be committed. Without `all` what was settled before an older record stays, unless it is much: that
-    /// one is most likely to be settled in a moment, and would need a row now that goes again then.
+    /// Takes the settlements to commit. Without `all`, those that need rows for older leased records stay unless there are many: the older
+    /// records are likely to be settled in a moment, and then need no rows.
     pub(super) fn take_ended(&mut self, all: bool) -> Vec<Ended> {
         let first = self.first_untried();
         if all || self.ended.len() >= HURRY {
@@ -245,12 +244,12 @@ impl Queue {
         ended
     }
 
-    /// The first record that is leased and has no row.
+    /// The first leased record without a row.
     fn first_untried(&self) -> Option<u64> {
         self.leases.iter().find(|(_, lease)| !lease.row).map(|(id, _)| *id)
     }
 
-    /// New records, just committed, in order.
+    /// Adds a new record, just committed. Records come in order.
     pub(super) fn arrived(&mut self, record: &Arc<Record>, project: u32) {
         let id = record.id.0;
         self.committed = id;
@@ -262,13 +261,13 @@ impl Queue {
         }
     }
 
-    /// Whether a body that takes so much memory may be held ready as well.
+    /// Whether a body that takes `size` bytes of memory may be held ready as well.
     pub(super) fn has_room(&self, size: usize) -> bool {
         self.ready.len() < READY_RECORDS && self.ready_bytes + size <= READY_BYTES
     }
 
-    /// Whether intake is faster than a worker that is busy settling. One whose upstream does not answer settles nothing, one
-    /// that has fallen behind reads from the disk anyway: nobody waits for either.
+    /// Whether intake is faster than a worker that is busy settling. A worker whose upstream does not answer settles nothing, and one that
+    /// has fallen behind reads from the disk anyway: neither is waited for.
     pub(super) fn is_crowded(&self) -> bool {
         self.live && self.ready.len() > CROWD && !self.ended.is_empty()
     }
@@ -280,7 +279,7 @@ impl Queue {
         self.ready.push_back(ready);
     }
 
-    /// A row is there now, to be claimed at `due` or, of a backfill, when nothing else can be.
+    /// Notes a new row. It can be claimed at `due` or, if it is of a backfill, when nothing else can be.
     pub(super) fn wait(&mut self, due: Timestamp) {
         if (BACKGROUND..NEVER).contains(&due) {
             self.more_background = true;
@@ -289,37 +288,37 @@ impl Queue {
         }
     }
 
-    /// A row that can be claimed at `due` is there now.
+    /// Notes a new row that can be claimed at `due`.
     pub(super) fn put_off(&mut self, due: Timestamp) {
         self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
         self.came = Some(self.came.map_or(due, |next| next.min(due)));
         let last = self.due_ready.back().and_then(|ready| ready.put_off.as_ref()).map(|row| row.due);
         if last.is_some_and(|last| due < last) {
-            // It belongs before some that are ready: they are read again, in the right order.
+            // The row belongs before some that are ready. These are read again, in the right order.
             let first = self.due_ready.front().and_then(|ready| ready.put_off.as_ref()).map(|row| row.due);
             self.next_due = self.next_due.min(first);
             self.due_ready.clear();
         }
     }
 
-    /// The rows that must not be handed out again.
+    /// The records whose rows must not be read again: ready, leased, settled or committing.
     pub(super) fn busy_rows(&self) -> HashSet<u64> {
         let ready = self.due_ready.iter().chain(&self.background).map(|ready| ready.record.id.0);
         self.leased_rows().into_iter().chain(ready).chain(self.committing.iter().copied()).collect()
     }
 
-    /// The rows of records leased, or settled since the transaction under way began.
+    /// The records that are leased and have a row, and those that were settled since the current transaction began.
     pub(super) fn leased_rows(&self) -> HashSet<u64> {
         let leased = self.leases.iter().filter(|(_, lease)| lease.row).map(|(id, _)| *id);
         leased.chain(self.ended.iter().map(|ended| ended.id)).collect()
     }
 
-    /// Whether everything up to the last commit is settled or has a row: the watermark may rise to there.
+    /// Whether every record up to the last commit is settled or has a row, so that the watermark may rise to it.
     pub(super) fn is_clear(&self) -> bool {
         self.live && self.ready.is_empty() && self.ended.is_empty() && self.leases.values().all(|lease| lease.row)
     }
 
-    /// Raises the watermark; names the unsettled records at or below it that need a row from now on.
+    /// Raises the watermark. Returns the unsettled records at or below it that need a row from now on.
     pub(super) fn advance(&mut self, watermark: u64) -> Vec<u64> {
         self.watermark = self.watermark.max(watermark);
         let mut rowed = Vec::new();
@@ -336,7 +335,7 @@ impl Queue {
         rowed
     }
 
-    /// Takes back [`Queue::advance`] after a rollback.
+    /// Undoes [`Queue::advance`] after a rollback.
     pub(super) fn retreat(&mut self, watermark: u64, rowed: &[u64]) {
         self.watermark = watermark;
         for id in rowed {
@@ -349,7 +348,7 @@ impl Queue {
         }
     }
 
-    /// The records of `gone` were discarded: forgets them. Rows that were read ahead are read again.
+    /// Forgets the dropped records of `gone`. Rows that were read ahead are read again.
     pub(super) fn forget(&mut self, gone: &HashSet<u64>, last_fresh: u64) {
         self.ready.retain(|ready| !gone.contains(&ready.record.id.0));
         self.ready_bytes = self.ready.iter().map(|ready| ready.record.body.in_memory()).sum();
@@ -360,7 +359,7 @@ impl Queue {
         self.discards += 1;
     }
 
-    /// When the next row comes due; rows set aside and those of a backfill do not count.
+    /// When the next row comes due; `None` if none does. Rows that are set aside or backfilled do not count.
     pub(super) fn due(&self) -> Option<Timestamp> {
         let ready = self.due_ready.front().and_then(|ready| ready.put_off.as_ref()).map(|row| row.due);
         ready.into_iter().chain(self.next_due).min().filter(|due| *due < BACKGROUND)
@@ -390,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_settled_out_of_order_waits_for_those_before_it_unless_it_is_much() {
+    fn settlements_out_of_order_wait_for_older_records_unless_there_are_many() {
         let mut queue = Queue::new(0, true);
         (1..=100).for_each(|id| queue.arrived(&record(id), 0));
         queue.take(claimant(), Timestamp::default(), 50);
@@ -411,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_worker_that_settles_is_waited_for() {
+    fn a_commit_waits_only_for_a_worker_that_settles() {
         let mut queue = Queue::new(0, true);
         let many = CROWD as u64 + 2;
         (1..=many).for_each(|id| queue.arrived(&record(id), 0));

@@ -1,6 +1,6 @@
-//! The thread that writes: gathers what has arrived, commits it as one, then answers.
+//! The writer thread: it gathers commands that have arrived, commits them together, then answers.
 //!
-//! Rule: nothing is answered, posted or handed on before its commit, and after a failed one everything in memory is as before.
+//! Rule: nothing is answered, posted or handed on before its commit, and a failed commit leaves everything in memory as it was.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,13 +34,13 @@ pub(super) use start::Start;
 
 /// How soon a failed commit is tried again.
 const RETRY: Duration = Duration::from_millis(250);
-/// How long what is settled waits for records before it when nothing else is to be committed.
+/// How long settlements wait for those of older records when nothing else is to be committed.
 const OLDER: Duration = Duration::from_millis(20);
-/// Quiet time after which the files are tidied up.
+/// The quiet time after which the files are tidied up.
 const QUIET: Duration = Duration::from_secs(1);
 /// How long pages must stay free while the journal is busy: longer than the second after which delivered records go with `retain = "0s"`.
 const SLACK: Duration = Duration::from_secs(3);
-/// As long as so much fits, the journal is not full.
+/// The journal is not full while this many bytes fit.
 const SMALL: u64 = 64 << 10;
 
 /// The user of the connection that writes.
@@ -56,19 +56,19 @@ pub(super) struct Writer<'c> {
     bodies: Rc<Bodies>,
     pub(super) projects: Projects,
     totals: Totals,
-    /// Targets without a row yet: every commit begins with these, so that nothing on disk names a target which is not there.
+    /// Targets without a row yet. Every commit writes these first, so that nothing on disk names a target without a row.
     unwritten: Vec<Arc<Target>>,
     /// The number of the next record.
     next: u64,
     tidying: bool,
-    /// When it was last looked whether there is something to tidy up.
+    /// When the writer last checked whether there is something to tidy up.
     looked: Instant,
-    /// The hour in which the ledger was last rolled up.
+    /// The hour of the last roll-up of the ledger.
     rolled: u64,
 }
 
 impl Writer<'_> {
-    /// Serves until told to close or left alone; returns who is to know that it is closed.
+    /// Serves until a close command, or until all senders are gone. Returns the sender that awaits the close.
     fn run(mut self, inbox: &Receiver<Placed<Command>>) -> Option<oneshot::Sender<()>> {
         let mut shared = false;
         loop {
@@ -95,7 +95,7 @@ impl Writer<'_> {
 
     fn close(mut self, inbox: &Receiver<Placed<Command>>) {
         loop {
-            // What was sent before anyone knew of the closing is served; the last round commits the settlements.
+            // Commands that were sent before the close was known are served. The last round commits the settlements.
             let mut group = Group { hurry: true, settles_all: true, ..Group::default() };
             group.gather(inbox, false, || false);
             let last = group.commands.is_empty();
@@ -119,7 +119,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Whether something is settled and waits for records before it.
+    /// Whether settlements wait for those of older records.
     fn awaits_older(&self) -> bool {
         self.shared.targets().iter().any(|target| !Pass::idle(target, true))
     }
@@ -130,7 +130,7 @@ impl Writer<'_> {
         }
         self.tidy();
         if self.shared.trouble().is_some() {
-            // To see whether it works again.
+            // Tries whether commits work again.
             self.commit(Group::default());
         }
     }
@@ -148,7 +148,7 @@ impl Writer<'_> {
     }
 
     fn commit(&mut self, mut group: Group) {
-        // Before the settlements are taken.
+        // To be done before the settlements are taken.
         group.wakes(&self.shared);
         self.name_targets(&mut group);
         let targets = self.shared.targets();
@@ -206,7 +206,7 @@ impl Writer<'_> {
         Statements::of(&mut self.statements, self.conn)?.commit.execute([]).map(drop)
     }
 
-    /// Does one command within the transaction. Its answer is in the group whether it fails or not.
+    /// Runs one command within the transaction. Its answer is in the group even if it fails.
     fn apply(&mut self, command: Command, group: &mut Group) -> rusqlite::Result<()> {
         match command {
             Command::Append(submission, reply) => self.append(*submission, reply, group),
@@ -219,14 +219,14 @@ impl Writer<'_> {
         }
     }
 
-    /// Something small is written. Where records have appeared that are not ours, nothing we know of the journal holds any more.
+    /// Writes a small row. Fails if records have appeared that this writer did not append, because its view of the journal is stale then.
     fn probe(&self) -> rusqlite::Result<()> {
         if space::next_record(self.conn)? > self.next {
             let why = "another process has written to it: end that one, then start this one again";
             let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CONSTRAINT);
             return Err(rusqlite::Error::SqliteFailure(code, Some(why.into())));
         }
-        // Every write makes a log grow that cannot start over: there the end of the reader is what is waited for.
+        // A WAL that a foreign reader keeps from starting over grows with every write. Nothing is written here until that reader ends.
         if self.room.is_held_by_a_reader() {
             return Ok(());
         }
@@ -252,7 +252,7 @@ impl Writer<'_> {
         self.after(bytes);
     }
 
-    /// What is done after the answers are out.
+    /// The work that is done after the answers are out.
     fn after(&mut self, bytes: u64) {
         self.room.remove_files(&self.shared);
         self.eviction.tell(&self.shared.targets());
@@ -275,7 +275,7 @@ impl Writer<'_> {
 
     fn undo(&mut self, group: Group, targets: &[Arc<Target>], error: &rusqlite::Error) {
         if !self.conn.is_autocommit() {
-            // A failed rollback leaves the transaction open; the next BEGIN fails then, and this is tried again.
+            // A failed rollback leaves the transaction open. The next BEGIN fails then, and the rollback is tried again.
             drop(self.conn.execute_batch("ROLLBACK"));
         }
         group.passes.into_iter().rev().for_each(Pass::undo);
@@ -289,7 +289,7 @@ impl Writer<'_> {
         group.commands.into_iter().for_each(|command| refuse(command, &answer));
     }
 
-    /// Counts a failure of the storage and says it once, until it works again.
+    /// Counts a failure of the storage and keeps it as the journal's trouble. Only the first of a series is logged.
     fn failed(&self, error: &rusqlite::Error) -> JournalError {
         self.shared.counters.errors.fetch_add(1, Ordering::Relaxed);
         if self.shared.trouble().is_none()

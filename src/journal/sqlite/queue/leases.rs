@@ -1,7 +1,7 @@
-//! Whether a lease holds, how it is kept, and what becomes of its record when it has ended.
+//! Leases: whether one holds, how it is extended, and what happens to its record when it ends.
 //!
-//! Rule: an ended lease is settled as put off, due at once. So its record takes the way of every other through the writer, and a
-//! commit that fails takes it back like any other.
+//! Rule: an ended lease is settled as put off and due at once. So its record goes through the writer like any other, and a failed commit
+//! takes it back.
 
 use tokio::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::journal::{LEASE, Lease, Rest, Settlement};
 use super::Queue;
 
 impl Queue {
-    /// Gives up the leases that ended by `at`: their records are due `now`, as if they had been put off. Returns how many.
+    /// Revokes the leases that ended by `at`. Their records are due `now`, as if they had been put off. Returns how many.
     pub(in crate::journal::sqlite) fn lapse(&mut self, at: Instant, now: Timestamp) -> usize {
         if self.first_end.is_some_and(|first| at < first) {
             return 0;
@@ -27,7 +27,7 @@ impl Queue {
         for (id, rest) in ended {
             self.end(id, Settlement { rest: Some(rest), ..Settlement::default() });
         }
-        // Those given from now on end no earlier than that.
+        // Leases given from now on end no earlier than `at + LEASE`.
         self.first_end = self.leases.values().filter_map(|lease| lease.ends).chain([at + LEASE]).min();
         count
     }
@@ -37,7 +37,7 @@ impl Queue {
         self.leases.get(&lease.record.0).is_some_and(|leased| leased.number == lease.number)
     }
 
-    /// Keeps a lease until then. False when it is lost.
+    /// Extends a lease until `ends`. False if it is lost.
     pub(in crate::journal::sqlite) fn extend(&mut self, lease: &Lease, ends: Instant) -> bool {
         let holds = self.holds(lease);
         if let Some(leased) = self.leases.get_mut(&lease.record.0).filter(|_| holds) {
@@ -46,7 +46,7 @@ impl Queue {
         holds
     }
 
-    /// Ends a lease with what became of its record. `None` when it is lost; else whether its commit should not wait for company.
+    /// Ends a lease with a settlement. `None` if it is lost; otherwise whether its commit should not wait.
     pub(in crate::journal::sqlite) fn settle(&mut self, lease: &Lease, settlement: Settlement) -> Option<bool> {
         if self.holds(lease) { self.end(lease.record.0, settlement) } else { None }
     }

@@ -1,4 +1,4 @@
-//! Submissions and reports of ours into the transaction under way, as far as there is room.
+//! Appends submissions and our own reports within the current transaction, if there is room.
 
 use crate::journal::losses::Loss;
 use crate::journal::sqlite::append::{self, Statements, Written};
@@ -26,7 +26,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Appends a report, if there is one, and takes off what it tells. Losses that cannot be told now stay.
+    /// Appends a report, if there is one, and takes off the losses that it tells. If the report is refused, they stay.
     pub(in crate::journal::sqlite) fn report(
         &mut self,
         told: &[Loss],
@@ -43,7 +43,7 @@ impl Writer<'_> {
         Ok(admitted)
     }
 
-    /// Writes a submission when there is room for it.
+    /// Writes a submission if there is room for it.
     fn admit(&mut self, submission: Submission, group: &mut Group) -> rusqlite::Result<Result<RecordId, JournalError>> {
         let id = self.next;
         let project = self.projects.number(self.conn, &self.shared, &submission.project)?;

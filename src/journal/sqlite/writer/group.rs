@@ -1,4 +1,4 @@
-//! What the writer is asked, and what it commits together.
+//! The commands of the writer, and the groups that it commits together.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,46 +17,46 @@ use crate::journal::{JournalError, RecordId, Submission, TargetId};
 
 use super::Writer;
 
-/// The most commands that wait for the writer.
+/// The most commands that wait in the writer's inbox.
 pub(in crate::journal::sqlite) const INBOX: usize = 1024;
-/// The most commands in one commit, and the bytes of bodies after which no more are taken in.
+/// The most commands in one commit, and the bytes of bodies after which it takes no more.
 const GROUP: usize = 256;
 const GROUP_BYTES: usize = 4 << 20;
-/// When so many commands shared the last commit, the next one waits this long for as many: larger commits cost less for each
-/// record, and at this rate a client waits for others' commits anyway.
+/// After a commit of this many commands, the next one waits [`PAUSE`] for more: larger commits cost less for each record, and at this rate
+/// a client waits for others' commits anyway.
 const SHARED: usize = 4;
 /// See [`SHARED`].
 const PAUSE: Duration = Duration::from_micros(300);
-/// How long a commit waits for workers that fall behind, and how often it looks after them meanwhile.
+/// How long a commit waits for a crowded worker, and how often it checks meanwhile.
 const LINGER: Duration = Duration::from_millis(2);
 /// See [`LINGER`].
 const LOOK: Duration = Duration::from_micros(200);
 /// How long settlements wait for an append to share its commit.
 const COMPANY: Duration = Duration::from_millis(10);
 
-/// What the writer is asked to do.
+/// A command to the writer.
 pub(in crate::journal::sqlite) enum Command {
     Append(Box<Submission>, Reply<RecordId>),
-    /// Something else in the transaction.
+    /// Another task in the transaction.
     Do(Box<dyn Task>),
     Target(Arc<str>, Reply<TargetId>),
-    /// Settlements wait for a commit.
+    /// Settlements await a commit.
     Wake {
         hurry: bool,
     },
     Close(oneshot::Sender<()>),
 }
 
-/// What is done in the transaction for somebody who waits for its answer.
+/// A task in the transaction, for a caller that awaits its answer.
 pub(in crate::journal::sqlite) trait Task: Send {
-    /// Does it, once.
+    /// Runs the task, once.
     fn act(&mut self, writer: &mut Writer<'_>, group: &mut Group) -> rusqlite::Result<()>;
 
-    /// Gives its answer, or `failed` in its place. Whoever asked may be gone.
+    /// Gives the task's answer, or `failed` in its place. The caller may be gone.
     fn answer(self: Box<Self>, failed: Option<&JournalError>);
 }
 
-/// A [`Task`] made of a function, whose inner error refuses it alone.
+/// A [`Task`] made of a function. Its inner error refuses this task alone.
 struct Asked<T, F> {
     act: Option<F>,
     answer: Result<T, JournalError>,
@@ -81,7 +81,7 @@ where
 }
 
 impl Command {
-    /// Does this in the transaction.
+    /// The command that runs `act` in the transaction.
     pub(in crate::journal::sqlite) fn of<T: Send + 'static>(
         act: impl FnOnce(&mut Writer<'_>, &mut Group) -> rusqlite::Result<Result<T, JournalError>> + Send + 'static,
         reply: Reply<T>,
@@ -90,16 +90,16 @@ impl Command {
     }
 }
 
-/// An answer that waits for the commit.
+/// An answer that awaits the commit.
 pub(super) enum Answer {
     Record(Reply<RecordId>, Result<RecordId, JournalError>),
     Of(Box<dyn Task>),
-    /// Holds even if the commit fails: the next one that works writes the target's row.
+    /// Holds even if the commit fails: the next successful commit writes the target's row.
     Target(Reply<TargetId>, Result<TargetId, JournalError>),
 }
 
 impl Answer {
-    /// Gives the answer, or `failed` in its place where that undoes it. Whoever asked may be gone.
+    /// Gives the answer, or `failed` in its place if the failed commit undoes it. The caller may be gone.
     pub(super) fn give(self, failed: Option<&JournalError>) {
         match self {
             Self::Record(reply, answer) => drop(reply.send(failed.cloned().map_or(answer, Err))),
@@ -109,7 +109,7 @@ impl Answer {
     }
 }
 
-/// Wakes the writer for settlements, unless that is under way.
+/// Wakes the writer for settlements, unless a wake command is under way.
 pub(in crate::journal::sqlite) fn wake(shared: &Shared, commands: &SyncSender<Placed<Command>>, hurry: bool) {
     let flag = if hurry { &shared.hurried } else { &shared.woken };
     if !flag.swap(true, Ordering::AcqRel) && commands.try_send((Command::Wake { hurry }, None)).is_err() {
@@ -118,34 +118,34 @@ pub(in crate::journal::sqlite) fn wake(shared: &Shared, commands: &SyncSender<Pl
     }
 }
 
-/// What is committed together.
+/// The commands and settlements of one commit.
 #[derive(Default)]
 pub(in crate::journal::sqlite) struct Group {
-    /// When its transaction began.
+    /// When the transaction began.
     pub(in crate::journal::sqlite) now: Timestamp,
     pub(super) commands: VecDeque<Command>,
     pub(super) bytes: usize,
     pub(super) closing: Option<oneshot::Sender<()>>,
     pub(super) hurry: bool,
-    /// It has taken out a command that wakes the writer, and one that does without waiting for company.
+    /// Whether the group took a wake command, and one that does not wait for an append.
     pub(super) woken: bool,
     pub(super) hurried: bool,
-    /// All that is settled is committed, in order or not: something was asked for that may build on it.
+    /// Whether all settlements are committed, in order or not, because a command may build on them.
     pub(super) settles_all: bool,
     pub(in crate::journal::sqlite) book: Book,
     pub(super) appended: Vec<Appended>,
     pub(in crate::journal::sqlite) passes: Vec<Pass>,
-    /// Upstreams that are to be targets; none of the commands, because making one known cannot fail for want of room.
+    /// Upstreams that are to become targets. They are no commands, because naming a target cannot fail for lack of room.
     pub(super) names: Vec<(Arc<str>, Reply<TargetId>)>,
     pub(super) answers: Vec<Answer>,
     pub(super) refused: Option<JournalError>,
-    /// Projects beyond their part for which nothing gives way, as was seen in this transaction.
+    /// Projects beyond their part for which nothing can give way, as found in this transaction.
     pub(super) fruitless: Vec<Option<u32>>,
-    /// The last record of the commit before.
+    /// The last record of the previous commit.
     pub(in crate::journal::sqlite) last: u64,
-    /// The targets of dead letters that went because there were too many, one each.
+    /// The target of each dead letter that was removed because there were too many.
     pub(super) letters_gone: Vec<TargetId>,
-    /// The targets of dead letters that no settlement brought, one each.
+    /// The target of each dead letter that no settlement wrote.
     pub(in crate::journal::sqlite) letters_come: Vec<TargetId>,
 }
 
@@ -170,7 +170,7 @@ impl Group {
         }
     }
 
-    /// Whoever settles from here on wakes the writer again, where nothing in the inbox does.
+    /// Clears the flags of the wake commands that the group took: from here on a settlement wakes the writer again.
     pub(super) fn wakes(&self, shared: &Shared) {
         for (taken, flag) in [(self.woken, &shared.woken), (self.hurried, &shared.hurried)] {
             if taken {
@@ -183,14 +183,14 @@ impl Group {
         self.commands.len() >= GROUP || self.bytes >= GROUP_BYTES || self.closing.is_some()
     }
 
-    /// Whether so many share this commit that others are likely to be on their way.
+    /// Whether so many commands share this commit that others are likely to be on their way.
     pub(super) fn is_shared(&self) -> bool {
         self.commands.len() >= SHARED
     }
 
-    /// Takes in what has arrived; settlements alone wait a moment for an append to share its commit. After a commit that many
-    /// shared it pauses for as many again. While a worker is `crowded` it waits a little longer: what cannot be handed on in
-    /// memory has to be read back from the disk.
+    /// Takes the commands that have arrived. Settlements alone wait up to [`COMPANY`] for an append to share their commit. After a shared
+    /// commit it first pauses for [`PAUSE`]. While a worker is `crowded` it waits up to [`LINGER`], because records that memory cannot take
+    /// have to be read back from the disk.
     pub(super) fn gather(&mut self, inbox: &Receiver<Placed<Command>>, after_shared: bool, crowded: impl Fn() -> bool) {
         if after_shared {
             std::thread::sleep(PAUSE);
@@ -217,7 +217,7 @@ impl Group {
     }
 }
 
-/// Answers a command that was not tried.
+/// Answers a command that was not run.
 pub(super) fn refuse(command: Command, error: &JournalError) {
     match command {
         Command::Append(_, reply) => drop(reply.send(Err(error.clone()))),

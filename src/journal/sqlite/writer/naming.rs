@@ -1,6 +1,6 @@
-//! Upstreams become targets.
+//! Makes upstreams into targets.
 //!
-//! Rule: one is known at once, whether anything can be written or not: the next commit that works writes its row.
+//! Rule: a new target is known at once, even while nothing can be written. The next successful commit writes its row.
 
 use std::sync::{Arc, PoisonError};
 
@@ -11,14 +11,14 @@ use super::Writer;
 use super::group::{Answer, Group};
 
 impl Writer<'_> {
-    /// Makes the targets known that the group asks for.
+    /// Makes the targets known that the group asks for, and adds the answers.
     pub(super) fn name_targets(&mut self, group: &mut Group) {
         for (name, reply) in std::mem::take(&mut group.names) {
             group.answers.push(Answer::Target(reply, self.target(name)));
         }
     }
 
-    /// The target of that name; a new one has nothing waiting.
+    /// The target with this name; a new one has no backlog.
     fn target(&mut self, name: Arc<str>) -> Result<TargetId, JournalError> {
         let targets = self.shared.targets();
         if let Some(target) = targets.iter().find(|target| target.name == name) {

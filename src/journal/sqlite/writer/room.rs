@@ -1,4 +1,4 @@
-//! Room for what comes in: what goes for it, and when there is none to be had.
+//! Makes room for incoming data: what gives way for it, and when it is refused.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use crate::journal::sqlite::space::Want;
 use super::group::Group;
 use super::{SMALL, Writer};
 
-/// What goes for one that comes in, beside its own size, before it is refused nevertheless.
+/// The bytes of waiting records that may go for one submission, beyond its own size, before it is refused.
 const SPENT: u64 = 8 << 20;
 
 impl Writer<'_> {
-    /// Whether the disk and the journal's limit leave room for `need` bytes of a project. Delivered records go for it first, then
-    /// the oldest of what waits for shadows alone. With too little left on the disk, what is free within the database serves.
-    /// Nothing is written to a database whose file is gone.
+    /// Makes room for `need` bytes of a project within the journal's limit and on the disk. Delivered records go first, then the oldest
+    /// records that wait only for shadows. With too little left on the disk, free pages within the database serve if `in_database`. A
+    /// database whose file is gone takes nothing.
     pub(super) fn make_room(
         &mut self,
         project: Option<u32>,
@@ -40,7 +40,7 @@ impl Writer<'_> {
             if self.look_for_room(want, in_database, disk.as_ref())?.is_ok() {
                 return Ok(Ok(()));
             }
-            // By now it is known how much is taken: before it was estimated, perhaps as too little.
+            // By now the room in use is measured. Before, it was an estimate that may have been too low.
             let is_short = disk.is_some() || self.room.exceeds(need + left);
             let may_give = is_short && spent <= need + SPENT && self.could_hold(need + left);
             let gone = if may_give { self.give_up(project, need, group)? } else { None };
@@ -56,7 +56,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Room that is there or that delivered records give; `disk` is why there is none on the disk.
+    /// Finds room that is free or that delivered records give. `disk` is why the disk has none.
     fn look_for_room(
         &mut self,
         want: Want,
@@ -70,15 +70,14 @@ impl Writer<'_> {
         }
     }
 
-    /// Drops the oldest of what waits for shadows alone.
+    /// Drops the oldest records that wait only for shadows.
     fn give_up(&mut self, project: Option<u32>, need: u64, group: &mut Group) -> rusqlite::Result<Option<Gone>> {
         let giving = self.shared.shares().giving(project, need);
         let at = (group.last, self.shared.clock.now(), &mut group.book);
         self.eviction.step(self.conn, &self.shared, (&giving, need), at, &mut group.passes)
     }
 
-    /// Whether there could be room for `need` bytes if nothing waited but for the primary. Where several are primaries, that is not
-    /// known.
+    /// Whether `need` bytes could fit if only the primary's backlog were kept. With several primaries their backlogs count as nothing.
     fn could_hold(&self, need: u64) -> bool {
         let mut bits = self.shared.primary_bits().unwrap_or_default();
         bits.sort_unstable();
@@ -89,7 +88,7 @@ impl Writer<'_> {
         self.room.holds(kept + need)
     }
 
-    /// Takes room for bytes of a file.
+    /// Reserves room for bytes of a file.
     pub(in crate::journal::sqlite) fn reserve(
         &mut self,
         project: Option<Arc<str>>,
@@ -104,14 +103,14 @@ impl Writer<'_> {
         });
         match &room {
             Err(error @ JournalError::Share(_)) => Self::refuse(project.as_deref(), error, group),
-            // Otherwise this one is too large, and small ones are still taken.
+            // If a small one still fits, this one is too large, and the journal is not full.
             Err(error) if !self.room.fits(SMALL) => Self::refuse(project.as_deref(), error, group),
             _ => {}
         }
         Ok(room)
     }
 
-    /// A journal that is full for one project is said once a minute; one that is full for all is in trouble.
+    /// Logs a refusal for one project, at most once a minute. A refusal for all becomes the journal's trouble.
     pub(super) fn refuse(project: Option<&str>, error: &JournalError, group: &mut Group) {
         match error {
             JournalError::Share(why) => shares::tell_refused(project.unwrap_or_default(), why),

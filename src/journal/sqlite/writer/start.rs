@@ -1,6 +1,6 @@
-//! The writer's thread from its beginning to its end, and the statements that it keeps at hand.
+//! The writer's thread from start to end.
 //!
-//! Rule: the connection outlives all that borrows it.
+//! Rule: the connection outlives everything that borrows it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::journal::sqlite::space::{self, Ahead, Order, Room};
 use super::Writer;
 use super::group::Command;
 
-/// What the writer starts with, read where a failure still keeps the journal from opening.
+/// The state that the writer starts with. It is read while a failure still keeps the journal from opening.
 #[derive(Debug)]
 pub(in crate::journal::sqlite) struct Start {
     conn: Connection,
@@ -45,7 +45,7 @@ impl Start {
         Ok(Self { conn, shared, room, letters, next })
     }
 
-    /// Serves until told to close or left alone. Whoever told it to hears of the end when the files are closed.
+    /// Serves until a close command, or until all senders are gone. Answers the close command when the files are closed.
     pub(in crate::journal::sqlite) fn run(self, inbox: &Receiver<Placed<Command>>) {
         let Self { conn, shared, room, letters, next } = self;
         let (eviction, projects, looked) = (Eviction::default(), Projects::new(&shared), Instant::now());
@@ -70,7 +70,7 @@ impl Start {
         let closing = writer.run(inbox);
         drop(conn);
         if let Some(reply) = closing {
-            // Who waited for it may have lost patience.
+            // The caller may have given up waiting.
             reply.send(()).unwrap_or_default();
         }
     }
