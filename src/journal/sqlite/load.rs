@@ -1,6 +1,6 @@
-//! What is known at the start: targets, projects, totals, and what waits, counted from the rows themselves.
+//! Reads the state at the start: targets, projects, totals and backlogs.
 //!
-//! Rule: the counts are taken from the rows, not kept beside them, so that the balance of the accounts is a true audit.
+//! Rule: backlogs are counted from the rows, not kept beside them, so that the balance of the accounts is a true audit.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,7 +23,7 @@ use super::shared::{Counters, Shared};
 use super::space::Files;
 use super::spool::Spool;
 
-/// Reads what the threads share.
+/// Reads the state that the threads share.
 pub(super) fn load(
     conn: &Connection,
     settings: &Settings,
@@ -68,7 +68,7 @@ pub(super) fn load(
     Ok(shared)
 }
 
-/// The folder of large bodies, without those of no record.
+/// Opens the folder of large bodies and removes the files of no record.
 pub(super) fn spool(conn: &Connection, settings: &Settings) -> Result<Arc<Spool>, OpenError> {
     let path = settings.path.as_path();
     let (names, bytes) = files(conn).map_err(|e| unusable(path, &e))?;
@@ -77,7 +77,7 @@ pub(super) fn spool(conn: &Connection, settings: &Settings) -> Result<Arc<Spool>
     Ok(Arc::new(spool))
 }
 
-/// The files that records name, and their bytes in all.
+/// The names of the files that records name, and their bytes in all.
 fn files(conn: &Connection) -> rusqlite::Result<(HashSet<String>, u64)> {
     let mut select = conn.prepare("SELECT name, size FROM file")?;
     let (mut rows, mut names, mut bytes) = (select.query([])?, HashSet::new(), 0);
@@ -102,8 +102,8 @@ fn targets(conn: &Connection) -> rusqlite::Result<Targets> {
     rows.collect()
 }
 
-/// What was set aside is looked at again, for what kept it from being read may have passed, or this version may know better.
-/// No more of each target than this, so that a start does not take long.
+/// Makes records due that were set aside: the cause may have passed, or this version may be able to read them. A bounded number for each
+/// target, so that a start does not take long.
 fn look_again(conn: &Connection, targets: &Targets) -> rusqlite::Result<()> {
     let mut update = conn.prepare(
         "UPDATE pending SET due = 0 WHERE target = ?1 AND record IN
@@ -115,7 +115,7 @@ fn look_again(conn: &Connection, targets: &Targets) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// One walk over the narrow table: everything takes room, and what lies above the lowest watermark may wait untried.
+/// Scans the narrow table once: every record takes room, and those above the lowest watermark may wait untried.
 fn count_untried(conn: &Connection, targets: &mut Targets, shares: &Shares) -> rusqlite::Result<()> {
     let lowest = targets.iter().map(|(_, queue)| queue.watermark).min().unwrap_or(u64::MAX);
     let mut select = conn
@@ -169,7 +169,7 @@ fn count_dead_letters(conn: &Connection, targets: &mut Targets) -> rusqlite::Res
     Ok(())
 }
 
-/// Quantities repeat from row to row: the last text is not parsed twice.
+/// Keeps the last text parsed, because quantities repeat from row to row.
 #[derive(Default)]
 struct Parsed {
     text: String,

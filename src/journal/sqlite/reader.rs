@@ -1,7 +1,7 @@
-//! The thread that reads: records for a target that fell behind or has retries due, and questions about what is kept.
+//! The reader thread: it reads records for targets that fell behind or have retries due, and answers questions about stored data.
 //!
-//! Rule: read transactions are short, a bounded number of rows and about 1 MiB of bodies, so that the log can start over.
-//! A record that cannot be read is set aside: it stays pending, never comes due, and is counted.
+//! Rule: read transactions are short, a bounded number of rows and about 1 MiB of bodies, so that the WAL can start over. A record that
+//! cannot be read is set aside: it stays pending, never comes due, and is counted.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -27,19 +27,19 @@ pub(super) const SEATS: usize = 64;
 /// Records looked at for one target in one read.
 const SCAN: u64 = 20_000;
 
-/// What the reader is asked: it looks, and answers.
+/// A question to the reader: it looks, and answers.
 pub(super) type Question = Box<dyn FnOnce(&Reader) + Send>;
 
-/// What was read of rows, each with its place among them: the number of its record, or when it is due.
+/// The rows of one read, each with its position: the number of its record, or its due time.
 type Read = Vec<(Loaded, u64)>;
 
 /// Where a read of rows ended.
 enum End {
-    /// There are no more.
+    /// There are no more rows.
     All,
-    /// The disk does not give what comes behind the last.
+    /// The disk does not give the next row.
     Lost,
-    /// Before the row at this place.
+    /// Before the row at this position.
     Before(u64),
 }
 
@@ -57,7 +57,7 @@ impl Reader {
         Self { conn, shared, commands, failed: RefCell::default() }
     }
 
-    /// Answers until there is nobody left to ask.
+    /// Answers questions until all senders are gone.
     pub(super) fn run(self, asked: &Receiver<Placed<Question>>) {
         for (question, place) in asked {
             drop(place);
@@ -65,7 +65,7 @@ impl Reader {
         }
     }
 
-    /// Makes ready what a claim lacks.
+    /// Reads into memory what a claim lacks.
     pub(super) fn make_ready(&self, target: &Target, lacking: &Take, now: Timestamp) -> rusqlite::Result<()> {
         match lacking {
             Take::Claims(_) => Ok(()),
@@ -108,7 +108,7 @@ impl Reader {
         }
     }
 
-    /// What was read of the records after `from`, and the number up to which that is all there is.
+    /// Reads untried records after `from`, up to `to`. Returns them, and the number up to which they are complete.
     fn read_fresh(&self, target: &Target, from: u64, to: u64) -> rusqlite::Result<(Read, u64)> {
         let mut select = self.conn.prepare_cached(&format!(
             "SELECT {COLUMNS} FROM record r {TABLES}
@@ -125,7 +125,7 @@ impl Reader {
         Ok((loaded, seen))
     }
 
-    /// Fills `due_ready` with the rows that are due, or learns when the next one is.
+    /// Fills `due_ready` with due rows, or notes when the next one is due.
     fn due(&self, target: &Target, now: Timestamp) -> rusqlite::Result<()> {
         loop {
             let (busy, discards) = {
@@ -137,7 +137,7 @@ impl Reader {
             let mut queue = target.queue();
             let last = loaded.last().map(|(_, due)| Timestamp::from_millis(*due));
             if queue.discards != discards || queue.came.is_some_and(|came| Some(came) < last) {
-                // Some of it is gone, or something belongs before it.
+                // Some of them are gone, or a new row belongs before them.
                 continue;
             }
             queue.next_due = next.into_iter().chain(queue.came).min();
@@ -160,7 +160,7 @@ impl Reader {
         let (loaded, next) = self.read_due(target, (BACKGROUND, last), &busy)?;
         let mut queue = target.queue();
         if queue.discards != discards {
-            // Some of it is gone: whoever asked asks again.
+            // Some of them are gone: the caller asks again.
             queue.more_background = true;
             return Ok(());
         }
@@ -172,7 +172,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The rows due in that span that are not `busy`, each with its due time, and when the next one after them is.
+    /// The rows due between `from` and `to` that are not `busy`, each with its due time, and the due time of the next row.
     fn read_due(
         &self,
         target: &Target,
@@ -184,7 +184,7 @@ impl Reader {
              {TABLES} WHERE p.target = ?1 AND p.due >= ?2 ORDER BY p.due, p.record"
         ))?;
         let mut rows = select.query((target.id.0, from.as_millis().cast_signed()))?;
-        // A row without its record is nobody's.
+        // A row without its record is skipped.
         let due = |row: &Row<'_>| {
             let id = row.get::<_, Option<i64>>(0)?.filter(|id| !busy.contains(&id.cast_unsigned()));
             id.map(|_| decode::due(row).map(Timestamp::as_millis)).transpose()
@@ -198,7 +198,7 @@ impl Reader {
         Ok((loaded, next.map(Timestamp::from_millis)))
     }
 
-    /// As many rows as may be held ready, each with its place: those that have one, up to this.
+    /// Reads as many rows as may be held ready, each with its position, up to position `to`. Skips rows without a position.
     fn read(
         &self,
         target: &Target,

@@ -1,8 +1,8 @@
-//! Settlements on their way to disk, one [`Pass`] per target and commit.
+//! Writes settlements, one [`Pass`] per target and commit.
 //!
-//! Rule: a commit raises the target's watermark to the highest record it settles; what is below it and not settled gets a row
-//! in `pending` with the same commit. So nothing is written for a record that is delivered at the first try. What is settled out of
-//! order waits a moment for those before it, so that they need no rows either.
+//! Rule: a commit raises the target's watermark to the highest record that it settles, and gives each unsettled record below it a row in
+//! `pending`. So a record that is delivered at the first try costs no row. Settlements out of order wait a moment for those of older
+//! records, which then need no rows either.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -29,29 +29,29 @@ use super::accounts::Book;
 use super::compare;
 use super::queue::{Ended, NEVER, Target};
 
-/// Records by which a watermark may lag behind without need.
+/// How many records an idle target's watermark lags behind the last commit before it catches up.
 const FAR_BEHIND: u64 = 1024;
 
-/// What one transaction does for one target, with what it takes to undo it in memory.
+/// The changes of one transaction for one target, and what undoes them in memory.
 #[derive(Debug)]
 pub(super) struct Pass {
     target: Arc<Target>,
     watermark_before: u64,
-    /// Set when something is settled that the target took.
+    /// The time of the transaction, if it settles something that the target took.
     delivered_at: Option<Timestamp>,
     rowed: Vec<u64>,
     ended: Vec<Ended>,
     victims: Vec<Victim>,
     last_fresh: u64,
-    /// Untried records below `last_fresh` that stay: they have rows from now on.
+    /// Untried records below `last_fresh` that stay. They have rows from now on.
     skipped: Vec<u64>,
-    /// Set by a discard: when the next row comes due.
+    /// Set by a discard or an eviction: when the next row comes due.
     next_due: Option<Option<Timestamp>>,
-    /// Set by a hastening: rows are due from then on.
+    /// Set by `hasten`: rows are due from then on.
     hastened: Option<Timestamp>,
-    /// What was settled and waits again, due from then on.
+    /// Settled records that wait again, with their due times.
     returned: Vec<(Again, Timestamp)>,
-    /// The number of dead letters that went.
+    /// The number of dead letters that this transaction removes.
     letters_gone: u64,
 }
 
@@ -78,12 +78,13 @@ impl Pass {
         }
     }
 
-    /// Whether this target has nothing to commit now, or nothing at all.
+    /// Whether this target has nothing to commit now, or nothing at all with `all`.
     pub(super) fn idle(target: &Target, all: bool) -> bool {
         !target.queue().has_ended(all)
     }
 
-    /// Writes what awaits its commit: `all` of it, or what is settled in order. The pass is in `passes` before anything can fail.
+    /// Writes the settlements that await their commit: with `all` all of them, otherwise those in order. The pass is in `passes` before
+    /// anything can fail.
     pub(super) fn settle(
         conn: &Connection,
         target: &Arc<Target>,
@@ -103,8 +104,8 @@ impl Pass {
         Ok(())
     }
 
-    /// Raises the watermark to `last`, the last commit, when that is far and nothing in between waits: a start then has less
-    /// to count.
+    /// Raises the watermark to `last`, the last record committed, if it lags far behind and nothing in between waits. The next start then
+    /// has less to count.
     pub(super) fn catch_up(
         conn: &Connection,
         target: &Arc<Target>,
@@ -122,14 +123,14 @@ impl Pass {
         pass.advance(conn, last, now)
     }
 
-    /// Raises the watermark to `last`, the last commit, when nothing in between waits.
+    /// Raises the watermark to `last`, the last record committed, if nothing in between waits.
     pub(super) fn rise(&mut self, conn: &Connection, last: u64, now: Timestamp) -> rusqlite::Result<()> {
         let is_clear = self.target.queue().is_clear();
         if is_clear { self.advance(conn, last, now) } else { Ok(()) }
     }
 
-    /// Makes rows due that are not yet, the next ones first; returns how many. A leased one gets its due time when it is
-    /// settled; one that was set aside stays so, and so does what is backfilled.
+    /// Makes rows due now that are not due yet, the next ones first; returns how many. A leased record gets its due time when it is
+    /// settled. Rows that are set aside or backfilled stay.
     pub(super) fn hasten(
         conn: &Connection,
         target: &Arc<Target>,
@@ -155,7 +156,7 @@ impl Pass {
             let rowed = queue.advance(watermark);
             (queue.watermark, rowed)
         };
-        // Noted before writing: whatever fails from here on, `undo` knows of them.
+        // Noted before writing, so that `undo` knows of these rows whatever fails.
         self.rowed.extend_from_slice(&rowed);
         for id in rowed {
             write_row(conn, self.target.id, id, now, &Progress::default(), None)?;
@@ -170,7 +171,7 @@ impl Pass {
         Ok(())
     }
 
-    /// The transaction was committed.
+    /// Applies the committed transaction to memory.
     pub(super) fn finish(self) {
         let mut queue = self.target.queue();
         for Ended { lease, settlement, .. } in self.ended {
@@ -210,7 +211,7 @@ impl Pass {
         self.target.changed.notify_one();
     }
 
-    /// The transaction was rolled back: what was settled awaits the next one. Passes are undone last first.
+    /// Takes the changes back after a rollback. The settlements await the next commit. Passes are undone last first.
     pub(super) fn undo(self) {
         let mut queue = self.target.queue();
         queue.retreat(self.watermark_before, &self.rowed);
@@ -222,7 +223,7 @@ impl Pass {
         self.target.changed.notify_one();
     }
 
-    /// Lets claims go on. After every pass of the transaction is finished.
+    /// Lets claims go on. To be called when every pass of the transaction is finished.
     pub(super) fn thaw(target: &Target) {
         let was = std::mem::take(&mut target.queue().frozen);
         if was {
@@ -249,7 +250,7 @@ fn write_ended(conn: &Connection, target: &Target, ended: &Ended) -> rusqlite::R
         write_dead_letter(conn, target, (ended.id, ended.lease.project), letter, quantities)?;
     }
     match &ended.settlement.rest {
-        // Set aside: what could not be read of its row stays as it is, for the next start to read.
+        // Set aside: the unreadable parts of the row stay as they are, for the next start to read.
         Some(rest) if rest.due == NEVER && ended.lease.row => conn
             .prepare_cached("UPDATE pending SET due = ?3 WHERE target = ?1 AND record = ?2")?
             .execute(params![target.0, ended.id.cast_signed(), NEVER.as_millis().cast_signed()])

@@ -1,4 +1,4 @@
-//! What the threads and the callers share.
+//! The state that the threads and the callers share.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -19,14 +19,14 @@ use super::queue::Target;
 use super::space::Files;
 use super::spool::Spool;
 
-/// Where an answer goes.
+/// The sender of an answer.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, JournalError>>;
 
-/// A message with the place it takes in the inbox. The place is free again when the message is taken out, also when whoever
-/// sent it has given up waiting; a message without one has room beyond the places.
+/// A message with its place in the inbox. The place is free again when the message is taken out, even if the sender has given up waiting. A
+/// message without a place uses the capacity beyond the places.
 pub(super) type Placed<T> = (T, Option<OwnedSemaphorePermit>);
 
-/// What the threads and the callers share.
+/// The state that the threads and the callers share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) clock: Clock,
@@ -35,23 +35,23 @@ pub(super) struct Shared {
     pub(super) targets: RwLock<Arc<Vec<Arc<Target>>>>,
     /// By number.
     pub(super) projects: RwLock<Vec<Arc<str>>>,
-    /// Who has how much of the room; the same numbers.
+    /// The projects' shares of the room, by the same numbers.
     pub(super) shares: RwLock<Shares>,
     /// Bytes in use, as the writer published them.
     pub(super) used: AtomicU64,
     pub(super) files: Files,
-    /// Under which the keys of repeats are made.
+    /// The secret for the keys of repeats.
     pub(super) secret: [u8; SECRET],
     pub(super) spool: Arc<Spool>,
     pub(super) held: Held,
     pub(super) disk: Disk,
     pub(super) trouble: Mutex<Option<JournalError>>,
     pub(super) closed: AtomicBool,
-    /// Whose backlog never gives way; `None` until it is known.
+    /// The targets whose backlog is never evicted; `None` until they are known.
     pub(super) primaries: RwLock<Option<Primaries>>,
-    /// A command that wakes the writer for settlements is in the inbox: one, for it takes no place.
+    /// Whether a command that wakes the writer for settlements is in the inbox. There is only one, because it takes no place.
     pub(super) woken: AtomicBool,
-    /// The same, without waiting for company.
+    /// The same, for a command that does not wait for an append.
     pub(super) hurried: AtomicBool,
     pub(super) counters: Counters,
 }
@@ -93,7 +93,7 @@ impl Shared {
         known.ok_or_else(|| JournalError::Failed(format!("target {} is not known", id.0)))
     }
 
-    /// The name of a target. Rows name none that is not known: targets are never removed.
+    /// The name of a target. Rows name only known targets, because targets are never removed.
     pub(super) fn name(&self, target: u8) -> Arc<str> {
         self.targets().get(usize::from(target)).map_or_else(|| "unknown".into(), |target| Arc::clone(&target.name))
     }
@@ -127,7 +127,7 @@ impl Shared {
     }
 }
 
-/// Sends a message that is answered, waiting for a place among the others.
+/// Waits for a place in the inbox, sends a message and awaits its answer.
 pub(super) async fn send<T, M>(
     shared: &Shared,
     places: &Arc<Semaphore>,
@@ -139,12 +139,12 @@ pub(super) async fn send<T, M>(
     }
     let place = Arc::clone(places).acquire_owned().await.map_err(|_| JournalError::Closed)?;
     let (reply, answer) = oneshot::channel();
-    // There is room for whoever has a place: it fails only when the thread is gone.
+    // Whoever has a place finds capacity: this fails only if the thread is gone.
     inbox.ok_or(JournalError::Closed)?.try_send((message(reply), Some(place))).map_err(|_| JournalError::Closed)?;
     answer.await.map_err(|_| JournalError::Closed)?
 }
 
-/// What an error of the storage is for the caller.
+/// The error that a caller gets for an error of the storage.
 pub(super) fn failure(error: &rusqlite::Error) -> JournalError {
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DiskFull) => JournalError::Full("the disk is full".into()),

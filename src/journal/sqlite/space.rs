@@ -1,7 +1,7 @@
-//! Room: what the journal takes, what it may take, what goes first, and how space goes back to the file system.
+//! Room: what the journal takes and may take, what is removed first, and how space goes back to the file system.
 //!
-//! Rule: every step is bounded. Nothing here removes a record that a target still waits for or that a dead letter needs; what
-//! gives way although it is waited for is chosen in `settlement::evict`.
+//! Rule: every step is bounded. Nothing here removes a record that a target waits for or that a dead letter needs. `settlement::evict`
+//! chooses the waiting records that are dropped.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,21 +26,21 @@ use search::Search;
 pub(super) use walk::Walk;
 use walk::{STEP, remove, walk};
 
-/// Records looked at by one call of `prune`.
+/// The most records that one call of `prune` looks at.
 const LOOK: u64 = 4096;
-/// Bytes the log may take without counting as room taken: more means that a foreign reader keeps it from starting over.
+/// Bytes that the WAL may take without counting as room taken. More means that a foreign reader keeps it from starting over.
 const LOG_FREE: u64 = 16 << 20;
-/// What a record takes besides its body and its keys, roughly: its row, what is known of its client, where it waits.
+/// The approximate bytes that a record takes besides its body, its client and its keys: its row, and its rows in `pending`.
 pub(super) const OVERHEAD: u64 = 512;
-/// Records removed in one step for want of room, and the bytes of which a step removes no more than are needed.
+/// The most records that one step removes for room.
 const GIVING: usize = 64;
-/// See [`GIVING`].
+/// The bytes after which a step stops, if no more are needed.
 const LITTLE: u64 = 256 << 10;
-/// Records looked at in one step while the limit is near and not reached: a lap is made before it is.
+/// Records looked at in one step while the limit is near but not reached: a lap is made before it is.
 const NEAR: u64 = 64;
-/// Bytes of free pages kept for what comes next.
+/// Bytes of free pages that are kept for the next records.
 const KEPT_FREE: u64 = 1 << 20;
-/// Bytes that may be written before the pages are counted anew. Counting costs as much as writing a record.
+/// Bytes that may be written before the pages are counted again. Counting costs as much as writing a record.
 const UNCOUNTED: u64 = 256 << 10;
 
 mod age;
@@ -58,41 +58,41 @@ pub(super) struct Room {
     max: u64,
     page: u64,
     log: PathBuf,
-    /// Pages of the database, free ones included, and free ones.
+    /// The pages of the database, free ones included, and the free ones.
     pages: (u64, u64),
-    /// The fewest pages that were free at once since it was last asked whether there is slack.
+    /// The fewest free pages since the last call of [`Room::slack`].
     least_free: u64,
-    /// How many bytes the log's file takes beyond what it may.
+    /// The bytes of the WAL's file beyond [`LOG_FREE`].
     log_excess: u64,
-    /// Written since `pages` was read.
+    /// Bytes written since `pages` was read.
     grown: u64,
     /// Whether something was removed since then.
     shrunk: bool,
-    /// Written to the log since it was moved, and since `pages` was read.
+    /// Bytes written to the WAL since it was moved, and (`uncounted`) since `pages` was read.
     logged: u64,
     uncounted: u64,
     ahead: Ahead,
     prune_from: u64,
-    /// By rank.
+    /// The searches, by rank.
     searches: [Search; Rank::COUNT],
-    /// What the transaction under way has added to the projects' counts.
+    /// The changes of the current transaction to the projects' counts.
     moved: Vec<(Arc<AtomicU64>, i64)>,
     spool: Arc<Spool>,
-    /// The files of records that the transaction under way removes.
+    /// The files of the records that the current transaction removes.
     doomed: Doomed,
     damage: Damage,
 }
 
-/// For whom there is to be room.
+/// A request for room.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Want {
     pub(super) project: Option<u32>,
     pub(super) need: u64,
-    /// Nothing else can give way: all that is delivered is looked for.
+    /// Whether nothing else can give way, so that all delivered records are searched.
     pub(super) is_last: bool,
 }
 
-/// Bodies' files by name and size.
+/// Files of bodies, by name and size.
 type Doomed = Vec<(String, u64)>;
 
 impl Room {
@@ -141,13 +141,13 @@ impl Room {
         self.spool.taken().saturating_sub(self.doomed())
     }
 
-    /// Reads the page counts anew, unless little was written since that was done and the limit is far.
+    /// Reads the page counts again, unless little was written since and the limit is far.
     pub(super) fn keep_up(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let is_close = self.used() + self.log_excess > self.max - self.max / 16;
         if self.shrunk || is_close || self.uncounted.max(self.grown) >= UNCOUNTED { self.measure(conn) } else { Ok(()) }
     }
 
-    /// Reads the page counts anew.
+    /// Reads the page counts again.
     pub(super) fn measure(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let ask = |sql| conn.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned);
         self.pages = (ask("PRAGMA page_count")?, ask("PRAGMA freelist_count")?);
@@ -162,7 +162,7 @@ impl Room {
         shared.used.store(self.used(), Ordering::Relaxed);
     }
 
-    /// Whether `need` bytes more of a project fit, after removing delivered ones if need be.
+    /// Whether `need` more bytes of a project fit, after removing delivered records if need be.
     ///
     /// # Errors
     ///
@@ -182,7 +182,7 @@ impl Room {
         Ok(self.refused(need, left(self)).map_or(Ok(()), Err))
     }
 
-    /// Why `need` bytes do not fit beside `left` for others, if they do not.
+    /// Why `need` bytes do not fit beside `left` bytes for others; `None` if they do.
     pub(super) fn refused(&self, need: u64, left: u64) -> Option<JournalError> {
         if self.fits(need + left) {
             return None;
@@ -202,12 +202,12 @@ impl Room {
         })
     }
 
-    /// Bytes that stay free for others beside `need` more of a project.
+    /// Bytes that must stay free for other projects when this one takes `need` more.
     pub(super) fn left_for_others(&self, shared: &Shared, project: Option<u32>, need: u64) -> u64 {
         shared.shares().left_for_others(project, need, self.used())
     }
 
-    /// Whether `need` bytes fit into what is free within the database file, after removing delivered ones if need be.
+    /// Whether `need` bytes fit into the free pages of the database file, after removing delivered records if need be.
     pub(super) fn reuse(&mut self, conn: &Connection, shared: &Shared, want: Want) -> rusqlite::Result<bool> {
         let Want { project, need, .. } = want;
         let enough = |room: &Self| room.pages.1 * room.page >= room.grown + need + KEPT_FREE;
@@ -217,7 +217,7 @@ impl Room {
         Ok(enough(self) && self.fits(need + self.left_for_others(shared, project, need)))
     }
 
-    /// A record of a project takes so much with the transaction under way.
+    /// Counts the bytes that a record of a project takes with the current transaction.
     pub(super) fn enter(&mut self, shared: &Shared, project: u32, bytes: u64) {
         self.count(shared, project, bytes.cast_signed());
     }
@@ -229,22 +229,22 @@ impl Room {
         }
     }
 
-    /// Bytes of the files that go with the transaction under way.
+    /// Bytes of the files that the current transaction removes.
     pub(super) fn doomed(&self) -> u64 {
         self.doomed.iter().map(|(_, size)| size).sum()
     }
 
-    /// Whether with `need` bytes more the records take more than the limit.
+    /// Whether `need` more bytes exceed the limit, without the WAL.
     pub(super) fn exceeds(&self, need: u64) -> bool {
         self.used() + need > self.max
     }
 
-    /// Whether the limit is no less than that.
+    /// Whether the limit is at least this many bytes.
     pub(super) fn holds(&self, bytes: u64) -> bool {
         bytes <= self.max
     }
 
-    /// Counts what goes into the database with the transaction under way.
+    /// Counts bytes that the current transaction adds to the database.
     pub(super) fn grow(&mut self, bytes: u64) {
         self.grown += bytes;
     }
@@ -258,26 +258,26 @@ impl Room {
         }
     }
 
-    /// After a rollback: what was removed is still there, and what was added is not.
+    /// After a rollback: the removed records are still there, and the added ones are not.
     pub(super) fn undo(&mut self, conn: &Connection) {
         self.damage.find(conn);
         self.doomed.clear();
         self.moved.drain(..).for_each(|(count, bytes)| add(&count, -bytes));
     }
 
-    /// Whether `need` bytes more stay within the limit, what a foreign reader makes the log take included.
+    /// Whether `need` more bytes stay within the limit, including the excess of the WAL.
     pub(super) fn fits(&self, need: u64) -> bool {
         self.used() + need + self.log_excess <= self.max
     }
 
-    /// Whether a foreign reader makes the log so large that nothing more fits.
+    /// Whether a foreign reader makes the WAL so large that nothing more fits.
     pub(super) fn is_held_by_a_reader(&self) -> bool {
         self.log_excess > 0 && !self.fits(0)
     }
 
-    /// Removes settled records, oldest first: a little when the limit is near, as much as is needed when it is reached. Those of
-    /// projects beyond their part go first, and those of others never for one that is beyond its part itself. A step removes no more
-    /// than so many `bytes` ask for: a few records may be all there is.
+    /// Removes settled records, the oldest first: a few when the limit is near, as many as needed when it is reached. Records of projects
+    /// beyond their part go first. A project that is beyond its part itself never takes room from those within theirs. A step stops at
+    /// `bytes` (at least [`LITTLE`]), because a few records may be all there is.
     fn evict(
         &mut self,
         conn: &Connection,
@@ -317,13 +317,13 @@ impl Room {
         }
     }
 
-    /// Removes what may go for want of room.
+    /// Removes the records of a walk to make room.
     pub(super) fn let_go(&mut self, conn: &Connection, shared: &Shared, walk: Walk) -> rusqlite::Result<()> {
         self.remove(conn, shared, walk)?;
         self.measure(conn)
     }
 
-    /// Removes what a walk has found, and keeps the number after it: what is removed may be the newest.
+    /// Removes the records of a walk. Keeps the number after the last one, because that record may be the newest.
     fn remove(&mut self, conn: &Connection, shared: &Shared, walk: Walk) -> rusqlite::Result<()> {
         let Some((_, last)) = walk.runs.last() else { return Ok(()) };
         keep_next_record(conn, last + 1)?;
@@ -335,7 +335,7 @@ impl Room {
         Ok(())
     }
 
-    /// Removes up to `limit` settled records that are old, going on where the last call ended.
+    /// Removes up to `limit` old settled records, going on where the last call ended.
     pub(super) fn prune(
         &mut self,
         conn: &Connection,
@@ -362,20 +362,20 @@ impl Room {
     }
 }
 
-/// Adds to a count, or takes off.
+/// Adds to a count; `bytes` may be negative.
 fn add(count: &AtomicU64, bytes: i64) {
     count.fetch_add(bytes.cast_unsigned(), Ordering::Relaxed);
 }
 
-/// The number that a record appended next gets, were the journal opened now: above all that there are, that were removed, and that
-/// targets have settled.
+/// The number that the next record would get if the journal were opened now: above every number that exists, was removed, or that a target
+/// has settled.
 pub(super) fn next_record(conn: &Connection) -> rusqlite::Result<u64> {
     let sql = "SELECT max(next_record, 1 + (SELECT coalesce(max(id), 0) FROM record),
                    1 + (SELECT coalesce(max(watermark), 0) FROM target)) FROM meta";
     conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
 }
 
-/// Keeps that number or a later one that is kept, so that none is used twice after the newest record was removed.
+/// Keeps this number unless a higher one is kept, so that no number is used twice after the newest record was removed.
 pub(super) fn keep_next_record(conn: &Connection, next: u64) -> rusqlite::Result<()> {
     conn.prepare_cached("UPDATE meta SET next_record = max(next_record, ?1)")?.execute([next.cast_signed()]).map(drop)
 }

@@ -1,7 +1,7 @@
-//! Records that cannot be read: set aside, so that those behind them go on.
+//! Sets unreadable records aside, so that those behind them are delivered.
 //!
-//! Rules: a row that makes no sense is set aside at once; one that the disk does not give is tried again first, for that may pass. What
-//! was read before it is handed out.
+//! Rules: a row that makes no sense is set aside at once. A row that the disk does not give is tried again first, because the failure may
+//! pass. Records that were read before it are handed out.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -17,22 +17,22 @@ use crate::journal::{Progress, Rest, Settlement};
 
 use super::{Read, Reader};
 
-/// So often in a row, and for so long, the disk must have failed to give a record before it is set aside.
+/// A record is set aside when the disk has failed to give it this often in a row, for at least [`LONG`].
 const TRIES: u32 = 5;
 /// See [`TRIES`].
 const LONG: Duration = Duration::from_secs(5);
-/// As many records are remembered at most.
+/// The most records that are remembered.
 const MOST: usize = 1024;
 
-/// What cannot be handed out: a record's number, what was to be leased, and why.
+/// A record that cannot be handed out: its number, its lease, and the reason.
 pub(super) type Unreadable = (u64, Leased, String);
 
-/// The records that the disk has failed to give, by target and number: since when, and how often in a row.
+/// The records that the disk has failed to give, by target and number: when that began, and how often in a row.
 #[derive(Debug, Default)]
 pub(super) struct Failures(BTreeMap<(u8, i64), (Instant, u32)>);
 
 impl Failures {
-    /// It failed once more. Whether the record is lost.
+    /// Counts another failure. Returns whether the record is lost.
     fn again(&mut self, which: (u8, i64), now: Instant) -> bool {
         if self.0.len() >= MOST {
             self.0.clear();
@@ -48,7 +48,7 @@ impl Failures {
 }
 
 impl Reader {
-    /// Reads the record of a row; `None` when the disk does not give it, and others were `read` before it.
+    /// Reads the record of a row. `None` if that fails and others were `read` before it.
     pub(super) fn load(
         &self,
         target: &Target,
@@ -74,7 +74,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Whether the disk has failed to give a record so often that it is set aside.
+    /// Counts a failed read. Returns whether the disk has failed so often that the record is set aside.
     fn is_lost(&self, target: &Target, row: &Row<'_>, error: &Error) -> rusqlite::Result<bool> {
         if error.sqlite_error_code() != Some(ErrorCode::SystemIoFailure) {
             return Ok(false);
@@ -102,7 +102,7 @@ impl Reader {
     }
 }
 
-/// What can be handed out, and what cannot be read.
+/// Separates records from unreadable ones.
 pub(super) fn apart(loaded: Read) -> (Vec<Ready>, Vec<Unreadable>) {
     let (mut ready, mut unreadable) = (vec![], vec![]);
     for (loaded, _) in loaded {
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_lost_when_the_disk_fails_to_give_it_five_times_and_for_five_seconds() {
+    fn a_record_is_lost_after_five_failed_reads_over_five_seconds() {
         let (mut failures, began) = (Failures::default(), Instant::now());
         let mut again = |seconds| failures.again((1, 7), began + Duration::from_secs_f64(seconds));
         assert!(![0.0, 0.5, 1.0, 1.5, 2.0, 4.9].map(&mut again).contains(&true), "often, and not for long");

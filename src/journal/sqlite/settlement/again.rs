@@ -1,4 +1,4 @@
-//! What was settled and waits again, and the dead letters that come and go with it.
+//! Settled records that wait again, and the dead letters that come and go with a pass.
 
 use rusqlite::{Connection, params};
 
@@ -13,7 +13,7 @@ use crate::protocol::category::Quantities;
 
 use super::{Pass, write_row};
 
-/// A record that is settled and is to wait again.
+/// A settled record that is to wait again.
 #[derive(Debug)]
 pub(in crate::journal::sqlite) struct Again {
     pub(in crate::journal::sqlite) id: u64,
@@ -25,8 +25,8 @@ pub(in crate::journal::sqlite) struct Again {
 }
 
 impl Pass {
-    /// Lets what was settled, at or below the watermark, wait again, due at `due`. False when it waits already. It can be handed
-    /// out only after the commit, for the reader sees nothing before it.
+    /// Lets a settled record, at or below the watermark, wait again, due at `due`. False if it waits already. It can be handed out only
+    /// after the commit, because the reader sees nothing earlier.
     pub(in crate::journal::sqlite) fn take_up(
         &mut self,
         conn: &Connection,
@@ -49,11 +49,12 @@ impl Pass {
         Ok(true)
     }
 
-    /// How many records wait that are not being tried, counted up to `most`; those set aside do not count. After a settling.
+    /// The number of waiting records that are not leased, counted up to `most`. Those set aside do not count. To be called after
+    /// [`Pass::settle`].
     pub(in crate::journal::sqlite) fn waiting(&self, conn: &Connection, most: usize) -> rusqlite::Result<usize> {
         let (ready, busy) = {
             let queue = self.target.queue();
-            // What is not in memory is more than that.
+            // While the queue is not live, it may hold less than what waits: this counts as enough.
             let ready = if queue.live { queue.ready.len() } else { most };
             (ready, queue.leased_rows())
         };
@@ -71,12 +72,12 @@ impl Pass {
         Ok(waiting)
     }
 
-    /// Notes that so many dead letters go with this transaction.
+    /// Notes that this transaction removes `count` dead letters.
     pub(in crate::journal::sqlite) fn forget_letters(&mut self, count: u64) {
         self.letters_gone += count;
     }
 
-    /// The dead letters that this transaction writes: the project of each, and its bytes.
+    /// The dead letters that this transaction writes: for each, the project and the size in bytes.
     pub(in crate::journal::sqlite) fn letters(&self) -> impl Iterator<Item = (u32, u64)> {
         self.ended.iter().filter_map(|ended| {
             let letter = ended.settlement.dead_letter.as_ref()?;

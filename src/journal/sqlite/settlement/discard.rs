@@ -1,6 +1,6 @@
-//! What waits and is dropped for its age, and what both kinds of dropping share.
+//! Discards waiting records for their age, and the parts that discard and eviction share.
 //!
-//! Rule: what was leased is left alone; of what was never tried, all that goes lies before all that stays untried.
+//! Rule: leased records are left alone. Each untried record that is dropped comes before all that stay untried.
 
 use rusqlite::{Connection, params};
 
@@ -24,7 +24,7 @@ pub(super) struct Victim {
 }
 
 impl Pass {
-    /// Discards what waits and is old; returns how many. What awaits its commit is written first.
+    /// Discards old waiting records; returns how many. Settlements that await their commit are written first.
     pub(in crate::journal::sqlite) fn discard(
         conn: &Connection,
         target: &std::sync::Arc<Target>,
@@ -51,7 +51,7 @@ impl Pass {
         Ok(pass.victims.len())
     }
 
-    /// Posts that the target does not get what goes.
+    /// Posts the victims as dropped for the target.
     pub(super) fn note_victims(
         &self,
         conn: &Connection,
@@ -66,14 +66,14 @@ impl Pass {
         Ok(())
     }
 
-    /// Between which numbers what was never tried nor leased lies: after the first, up to the second.
+    /// The numbers between which untried records that are not leased lie: after the first, up to the second.
     pub(super) fn untried(&self) -> (u64, u64) {
         let queue = self.target.queue();
         let from = queue.ready.front().map_or(queue.handed, |ready| ready.record.id.0 - 1);
         (from.max(queue.watermark), queue.committed)
     }
 
-    /// Rows in the order of acceptance, those leased left alone. False when one was met that is not old enough.
+    /// Finds old rows, in order of acceptance, and leaves leased ones alone. True if no row is left, so that untried records are next.
     fn find_rows(&mut self, conn: &Connection, age: &mut Age<'_>, limit: usize) -> rusqlite::Result<bool> {
         let busy = self.target.queue().leased_rows();
         let mut rows = conn.prepare_cached(
@@ -94,7 +94,7 @@ impl Pass {
         Ok(false)
     }
 
-    /// When the next row comes due after those discarded are gone.
+    /// Finds when the next row comes due once the discarded ones are gone.
     pub(super) fn find_next_due(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let busy = self.target.queue().leased_rows();
         let mut rows = conn.prepare_cached("SELECT record, due FROM pending WHERE target = ?1 ORDER BY due, record")?;
@@ -109,7 +109,7 @@ impl Pass {
         Ok(())
     }
 
-    /// What was never tried nor leased, in the order of acceptance.
+    /// Finds old untried records that are not leased, in order of acceptance.
     fn find_fresh(&mut self, conn: &Connection, age: &mut Age<'_>, limit: usize) -> rusqlite::Result<()> {
         let (from, to) = self.untried();
         let mut rows = conn.prepare_cached(
@@ -138,7 +138,7 @@ impl Victim {
             id: row.get::<_, i64>(0)?.cast_unsigned(),
             project: row.get(2)?,
             size: row.get::<_, i64>(3)?.cast_unsigned(),
-            // Unreadable quantities were counted as nothing when they were met.
+            // Unreadable quantities count as nothing, here as in the backlog.
             quantities: row.get_ref(4)?.as_str().ok().and_then(|text| text.parse().ok()).unwrap_or_default(),
         })
     }

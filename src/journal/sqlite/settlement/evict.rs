@@ -1,8 +1,7 @@
-//! Making room: the oldest of what waits for shadows alone gives way.
+//! Makes room: drops the oldest records that wait only for shadows.
 //!
-//! Rule: a record goes for all that wait for it, or for nobody. What the primary of its project waits for, what is being sent and
-//! what a dead letter shows stays, for dropping the other copies of it would free nothing. Each look is at a bounded number of
-//! records.
+//! Rule: a record is dropped for all targets that wait for it, or for none. A record that its project's primary waits for, that is leased,
+//! or that a dead letter shows stays, because dropping its other copies would free nothing. Each look is at a bounded number of records.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -22,45 +21,45 @@ use crate::protocol::category::Quantities;
 
 use super::{Pass, Victim, write_row};
 
-/// Records that go in one step, and records looked at for them.
+/// The most records dropped in one step, and the records that one look reads.
 const STEP: usize = 128;
 const LOOK: usize = 1024;
-/// The fewest bytes that go in one step, where there are so many.
+/// The bytes that one step drops even if less is needed.
 const BYTES: u64 = 256 << 10;
-/// An untried record that is so far behind the first one stays: those in between would each need a row.
+/// An untried record that is this far behind the first one stays, because every record in between would need a row.
 const FAR: u64 = 8 * LOOK as u64;
 
-/// How often the search begins anew with the oldest: what a primary waited for may wait for shadows alone by now.
+/// How often the search begins again at the oldest record: a record that a primary waited for may wait only for shadows by now.
 const ANEW: Duration = Duration::from_secs(10);
 
-/// Where the search for room stands.
+/// The state of the search for room.
 #[derive(Debug, Default)]
 pub(in crate::journal::sqlite) struct Eviction {
-    /// By rank.
+    /// The searches, by rank.
     searches: [Search; Rank::COUNT],
-    /// Envelopes of which the log was not asked yet.
+    /// Dropped envelopes that are not logged yet, by target.
     untold: BTreeMap<TargetId, u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Search {
-    /// Records up to this one were looked at, since then.
+    /// The search has looked at the records up to this one, and began anew at `since`.
     from: u64,
     since: Timestamp,
-    /// The last whole lap found nothing: until something is found, each try is one look.
+    /// Whether the last whole lap found nothing. Until something is found, each try is one look.
     barren: bool,
 }
 
-/// What a step dropped.
+/// The records that a step dropped.
 #[derive(Debug, Default)]
 pub(in crate::journal::sqlite) struct Gone {
-    /// The records, which nothing holds any more.
+    /// The records, which no target holds any more.
     pub(in crate::journal::sqlite) records: Walk,
     /// The bytes of their bodies.
     pub(in crate::journal::sqlite) bytes: u64,
 }
 
-/// A record as it is looked at.
+/// A record as the search reads it.
 struct Looked {
     id: u64,
     project: u32,
@@ -70,23 +69,23 @@ struct Looked {
     room: u64,
 }
 
-/// How one target stands to the records of a look.
+/// The state of one target for the records of a look.
 struct Standing {
     target: Arc<Target>,
     watermark: u64,
-    /// What was never tried nor leased lies behind this.
+    /// Untried records that are not leased lie after this number.
     untried: u64,
-    /// Its rows; `None`: all of the record.
+    /// The quantities in its rows; `None` means all of the record.
     rows: HashMap<u64, Option<String>>,
-    /// Leased, or settled since the transaction began.
+    /// Records that are leased, or were settled since the transaction began.
     busy: HashSet<u64>,
     victims: Vec<Victim>,
 }
 
 impl Eviction {
-    /// Drops up to [`STEP`] of the oldest records that can go, or as many as `need` bytes take, of the first projects in `giving`
-    /// that have any. `None` when there are none, or it is not known yet who is the primary. `last` is the last record of the
-    /// commit before.
+    /// Drops up to [`STEP`] of the oldest records that can go, or as many as `need` bytes take (at least [`BYTES`]), of the first in
+    /// `giving` that has any. `None` if there are none, or while the primaries are unknown. `last` is the last record of the previous
+    /// commit.
     pub(in crate::journal::sqlite) fn step(
         &mut self,
         conn: &Connection,
@@ -162,7 +161,7 @@ impl Eviction {
         }
     }
 
-    /// Says what went.
+    /// Logs what was dropped.
     pub(in crate::journal::sqlite) fn tell(&mut self, targets: &[Arc<Target>]) {
         for (id, envelopes) in std::mem::take(&mut self.untold) {
             let Some(target) = targets.get(usize::from(id.0)) else { continue };
@@ -171,7 +170,7 @@ impl Eviction {
     }
 }
 
-/// The highest number that need not be waited for by a primary: above its watermark it needs what bears its bit.
+/// The last record that the search looks at: above its watermark, a primary waits for every record that has its bit.
 fn bound(targets: &[Arc<Target>], primaries: &[i64]) -> u64 {
     let used = targets.iter().filter(|target| primaries.contains(&target.bit()));
     used.map(|target| target.queue().watermark).max().unwrap_or(u64::MAX)
@@ -220,7 +219,7 @@ impl Standing {
         is_meant && (record.id > self.watermark || self.rows.contains_key(&record.id))
     }
 
-    /// Whether it cannot give this one up, which waits for it.
+    /// Whether the target cannot give up this record, which waits for it.
     fn holds(&self, id: u64) -> bool {
         let is_untried = id > self.watermark;
         let is_held = self.busy.contains(&id) || is_untried && id <= self.untried;
@@ -228,14 +227,14 @@ impl Standing {
     }
 
     fn victim(&mut self, record: &Looked) {
-        // Quantities that cannot be read were counted as nothing when they were met.
+        // Unreadable quantities count as nothing, here as in the backlog.
         let own = self.rows.get(&record.id).and_then(Option::as_ref).unwrap_or(&record.quantities);
         let quantities: Quantities = own.parse().unwrap_or_default();
         self.victims.push(Victim { id: record.id, project: record.project, size: record.size, quantities });
     }
 }
 
-/// Chooses victims, the oldest first; returns what they are, and the last record that was considered.
+/// Chooses victims, the oldest first. Returns them, and the last record that was considered.
 fn choose(
     conn: &Connection,
     standings: &mut [Standing],
@@ -267,7 +266,7 @@ fn choose(
 }
 
 impl Pass {
-    /// Drops what was chosen. What was never tried and stays in between has a row from now on.
+    /// Drops the chosen records. Untried records in between have rows from now on.
     fn give_up(
         &mut self,
         conn: &Connection,

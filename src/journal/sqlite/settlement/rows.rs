@@ -1,4 +1,4 @@
-//! The rows that a settlement leaves behind: what waits again, and dead letters.
+//! The rows that a settlement writes: waiting records and dead letters.
 
 use rusqlite::{Connection, params};
 
@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::journal::{DeadLetter, Progress, TargetId};
 use crate::protocol::category::Quantities;
 
-/// Writes or replaces the row of what waits.
+/// Writes or replaces the row of a waiting record.
 pub(super) fn write_row(
     conn: &Connection,
     target: TargetId,
@@ -27,7 +27,7 @@ pub(super) fn write_row(
     .map(drop)
 }
 
-/// Writes what is kept of a refusal.
+/// Writes a dead letter.
 pub(in crate::journal::sqlite) fn write_dead_letter(
     conn: &Connection,
     target: TargetId,
@@ -56,7 +56,7 @@ pub(in crate::journal::sqlite) fn write_dead_letter(
     .map(drop)
 }
 
-/// Positions of items as they are kept.
+/// The positions of items as they are stored.
 fn packed(items: &[u16]) -> Vec<u8> {
     items.iter().flat_map(|item| item.to_le_bytes()).collect()
 }

@@ -1,25 +1,25 @@
-//! How old records are, whatever the clock showed when they came.
+//! The age of records, whatever the clock showed when they came.
 //!
-//! Rules: numbers rise in the order of acceptance, so a record whose stamp lies in the future is no younger than the first one after it
-//! whose stamp does not. Each look is at a bounded number of records; until they are looked at, nothing is old.
+//! Rules: numbers rise in the order of acceptance, so a record that is stamped in the future is no younger than the first record after it
+//! that is not. Each look is at a bounded number of records. A record stamped in the future is not old until it was looked at.
 
 use rusqlite::Connection;
 
 use crate::clock::Timestamp;
 
-/// Records looked at at once.
+/// Records read in one look.
 const LOOK: i64 = 4096;
 
-/// What is known of the records that came while the clock was ahead.
+/// What is known of records that came while the clock was ahead.
 #[derive(Debug, Default)]
 pub(in crate::journal::sqlite) struct Order {
-    /// All records up to this one were accepted by that moment.
+    /// All records up to this one were accepted by this time.
     known: (u64, Timestamp),
-    /// Those looked at behind it, up to this one, are stamped later than now.
+    /// The records behind it that were looked at, up to this one, are stamped later than now.
     looked: u64,
 }
 
-/// Which records are old now.
+/// Tells which records are old now.
 #[derive(Debug)]
 pub(in crate::journal::sqlite) struct Age<'a> {
     order: &'a mut Order,
@@ -28,7 +28,7 @@ pub(in crate::journal::sqlite) struct Age<'a> {
 }
 
 impl Order {
-    /// Those are old that were accepted before `before`.
+    /// Tells the records that were accepted before `before`.
     pub(in crate::journal::sqlite) fn age(&mut self, before: Timestamp, now: Timestamp) -> Age<'_> {
         Age { order: self, before, now }
     }
@@ -58,7 +58,7 @@ impl Age<'_> {
         if stamp < self.before || stamp <= self.now {
             return Ok(stamp < self.before);
         }
-        // What was learnt while the clock was further ahead says nothing.
+        // An order that was learnt while the clock was further ahead does not count.
         if id > order.known.0 || order.known.1 > self.now {
             order.look(conn, id, self.now)?;
         }

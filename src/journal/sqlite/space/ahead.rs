@@ -1,7 +1,8 @@
-//! Moving the log into the database file beside the writer, so that nobody who sends waits while thousands of pages are copied.
+//! Moves the WAL into the database file beside the writer, so that no sender waits while thousands of pages are copied.
 //!
-//! Rule: the log starts over only when all of it is in the file and on the disk. SQLite sees to what its last pass copies, this to what a
-//! pass before it did, the writer's as well: one that does not come to the end of the log is taken for done without a sync.
+//! Rule: the WAL starts over only when all of it is in the database file and on the disk. SQLite syncs the pages that its last pass copies.
+//! [`Ahead`] syncs those of earlier passes, the writer's included, because SQLite does not sync after a pass that does not reach the end of
+//! the WAL.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -11,22 +12,22 @@ use rusqlite::Connection;
 
 use crate::journal::sqlite::threads;
 
-/// Moves the log in a thread of its own, a pass at a time.
+/// Moves the WAL in a thread of its own, one pass at a time.
 #[derive(Debug)]
 pub(in crate::journal::sqlite) struct Ahead {
-    /// `None` while a pass is under way; without one the writer moves all.
+    /// `None` while a pass is under way, and after a thread failed to start: then the writer moves all.
     mover: Option<Connection>,
     pass: Option<JoinHandle<Connection>>,
     database: Arc<File>,
 }
 
 impl Ahead {
-    /// Moves through a connection of its own. `database` is the file that the log is moved into.
+    /// Moves through a connection of its own. `database` is the file that the WAL is moved into.
     pub(in crate::journal::sqlite) fn new(conn: Connection, database: Arc<File>) -> Self {
         Self { mover: Some(conn), pass: None, database }
     }
 
-    /// Begins a pass; false while there is one that nobody has [waited for](Self::wait).
+    /// Begins a pass. False while there is one that nobody has [waited for](Self::wait), or without a thread.
     pub(super) fn begin(&mut self) -> bool {
         let Some(mover) = self.mover.take() else { return false };
         let database = Arc::clone(&self.database);
@@ -46,8 +47,8 @@ impl Ahead {
         }
     }
 
-    /// Moves the log by the writer's connection, to `how` far; whether all of it is in the file and on the disk. What is in the file is
-    /// on the disk in any case.
+    /// Moves the WAL with the writer's connection by a checkpoint of the mode `how`. Returns whether all of it is in the file. The pages in
+    /// the file are on the disk in any case.
     pub(super) fn move_here(&self, writer: &Connection, how: &str) -> rusqlite::Result<bool> {
         let moved = writer.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |row| {
             Ok(!row.get::<_, bool>(0)? && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
@@ -58,7 +59,7 @@ impl Ahead {
         moved
     }
 
-    /// Brings what was moved into the file to the disk, or ends the relay.
+    /// Syncs the database file, or ends the process.
     pub(super) fn sync(&self) {
         sync(&self.database);
     }
@@ -71,16 +72,16 @@ impl Drop for Ahead {
 }
 
 fn pass(mover: Connection, database: &File) -> Connection {
-    // What fails here fails again in the writer's own pass, which tells it.
+    // A failure here happens again in the writer's own pass, which reports it.
     drop(mover.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
     sync(database);
     mover
 }
 
-/// The kernel tells an error once for each handle that is open: what SQLite's was told of, this one still has to hear.
+/// The kernel reports an error once for each open handle: this handle still gets one that SQLite's handle was told of.
 fn sync(database: &File) {
     if let Err(error) = database.sync_data() {
-        // SQLite would never copy again what the kernel may have thrown away. The next start copies the whole log.
+        // SQLite would never copy pages again that the kernel may have thrown away. The next start copies the whole WAL.
         tracing::error!(%error, "what was moved into the journal's file cannot be brought to the disk: ending, to begin from its log");
         std::process::abort();
     }
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_is_moved_beside_the_writer_who_moves_what_came_meanwhile() {
+    fn the_mover_copies_the_log_and_the_writer_copies_the_rest() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.db");
         let conn = Connection::open(&path).unwrap();

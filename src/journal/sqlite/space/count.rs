@@ -1,7 +1,7 @@
-//! What a record takes of the pages of the file.
+//! The pages of the file that a record takes.
 
-/// What so many bytes in one row take of the file's pages: as many rows as fit into a page share it, and what does not fit goes on
-/// in pages of its own (sqlite.org/fileformat2.html, section 1.6).
+/// The bytes of pages that a row of `bytes` bytes takes. As many rows as fit share a page; the overflow of a row has pages of its own
+/// (sqlite.org/fileformat2.html, section 1.6).
 pub(in crate::journal::sqlite) const fn of_a_row(bytes: usize, page: u64) -> u64 {
     let (longest, least) = (page - 35, (page - 12) * 32 / 255 - 23);
     let bytes = bytes as u64 + 8;
@@ -13,7 +13,7 @@ pub(in crate::journal::sqlite) const fn of_a_row(bytes: usize, page: u64) -> u64
     } else {
         (least, bytes - least)
     };
-    // Its length, its number and where it is; where it goes on as well.
+    // The row's length, its number and its pointer, and the pointer to its overflow.
     let rows = (page - 8) / (here + if elsewhere == 0 { 9 } else { 16 });
     page / if rows == 0 { 1 } else { rows } + elsewhere.div_ceil(page - 4) * page
 }

@@ -1,23 +1,23 @@
-//! Bodies that a damaged page keeps from being removed: they stay when their records go, and are nobody's from then on, for no number
-//! is used again.
+//! Bodies that a damaged page keeps from being removed. They stay when their records go, and belong to no record from then on, because no
+//! number is used again.
 //!
-//! Rule: a removal that fails ends its transaction, because SQLite writes nothing more in it. What made it fail is found after that, so
-//! that it fails once, and not each time.
+//! Rule: a removal that fails ends its transaction, because SQLite writes nothing more in it. Its cause is found after that, so that the
+//! removal fails once, and not each time.
 
 use std::collections::BTreeSet;
 
 use rusqlite::{Connection, Error, ErrorCode};
 
-/// What is known of such bodies, by the numbers of their records.
+/// The bodies that are known to stay, by the numbers of their records.
 #[derive(Debug, Default)]
 pub(super) struct Damage {
     stay: BTreeSet<u64>,
-    /// Between these one could not be removed just now, and whether that lasts: an error of the disk may pass.
+    /// The range in which a removal has just failed, and whether the failure lasts: an error of the disk may pass.
     failed: Option<(u64, u64, bool)>,
 }
 
 impl Damage {
-    /// Removes the bodies of these records.
+    /// Removes the bodies of these records, except those that stay.
     pub(super) fn remove(&mut self, conn: &Connection, (first, last): (u64, u64)) -> rusqlite::Result<()> {
         let mut delete = conn.prepare_cached("DELETE FROM body WHERE id BETWEEN ?1 AND ?2")?;
         let stay = self.stay.range(first..=last).copied();
@@ -32,8 +32,8 @@ impl Damage {
         Ok(())
     }
 
-    /// After the rollback: finds what could not be removed. That is what cannot be read; where all can be, and what failed lasts, none of
-    /// them is tried again.
+    /// After the rollback: finds the bodies that cannot be read, and keeps them from being removed. If all can be read and the failure
+    /// lasts, all of the range stay.
     pub(super) fn find(&mut self, conn: &Connection) {
         let Some((first, last, lasts)) = self.failed.take() else { return };
         let Ok(all) = numbers(conn, first, last) else { return };
@@ -51,7 +51,7 @@ impl Damage {
     }
 }
 
-/// Whether a failure lasts; `None` when it is none of what is stored.
+/// Whether a failure lasts; `None` if it is not of the stored data.
 fn is_lasting(error: &Error) -> Option<bool> {
     match error.sqlite_error_code()? {
         ErrorCode::DatabaseCorrupt => Some(true),
@@ -66,7 +66,7 @@ fn numbers(conn: &Connection, first: u64, last: u64) -> rusqlite::Result<Vec<u64
     ids.map(|id| id.map(i64::cast_unsigned)).collect()
 }
 
-/// Whether all of its pages are there.
+/// Whether all of the body's pages can be read.
 fn can_be_read(conn: &Connection, id: u64) -> bool {
     let sql = "SELECT length(substr(bytes, -1)) FROM body WHERE id = ?1";
     conn.query_row(sql, [id.cast_signed()], |row| row.get::<_, Option<i64>>(0)).is_ok()

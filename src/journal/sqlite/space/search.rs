@@ -1,39 +1,39 @@
-//! Where the search for what may go stands, and how far it goes on.
+//! The state of the search for records that may go, and how long it goes on.
 //!
-//! Rule: where something else can give way, each try is bounded once a lap has shown that there is little to be found.
+//! Rule: when something else can give way, each try is bounded once a lap has shown that there is little to find.
 
 use std::time::{Duration, Instant};
 
 use super::walk::Walk;
 
-/// Steps that find nothing before something else gives way.
+/// The steps without a find after which something else gives way.
 const FRUITLESS: usize = 8;
-/// How long a lap says something: an upstream that is back delivers the oldest, at the front.
+/// How long the result of a lap counts: an upstream that is back delivers the oldest records, at the front.
 const ANEW: Duration = Duration::from_secs(30);
 
 /// The search for records of one rank.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Search {
-    /// Records up to this one were looked at.
+    /// The search has looked at the records up to this one.
     pub(super) from: u64,
     yields: Yield,
-    /// When it began at the front.
+    /// When the search began at the front.
     began: Option<Instant>,
 }
 
-/// What the last whole lap of a search has found, and single steps since.
+/// What the last whole lap and the single steps since have found.
 #[derive(Clone, Copy, Debug, Default)]
 enum Yield {
-    /// There was no lap yet: it goes on until it finds enough, or to its end.
+    /// There was no lap yet: a try goes on until it finds enough, or to the end.
     #[default]
     Unknown,
-    /// Less than was needed: each try makes a few steps, and a lap before something is refused.
+    /// Less than was needed: a try ends after a few steps without a find, but makes a lap before something is refused.
     Little,
-    /// Nothing: each try makes one step.
+    /// Nothing: a try ends with the first step that finds nothing.
     Nothing,
 }
 
-/// One try.
+/// The state of one try.
 #[derive(Debug)]
 pub(super) struct Try {
     began: u64,
@@ -50,7 +50,7 @@ impl Search {
         Try { began: self.from, has_wrapped: self.from == 0, found: 0, fruitless: 0 }
     }
 
-    /// Goes on by a step; says whether the try is over. `is_last`: when it has found too little, something is refused.
+    /// Takes a step; returns whether the try is over. `is_last` means that something is refused if the try finds too little.
     pub(super) fn step(&mut self, current: &mut Try, walk: &Walk, is_last: bool) -> bool {
         self.from = if walk.end { 0 } else { walk.next };
         current.found += walk.removed;

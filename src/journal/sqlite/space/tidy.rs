@@ -1,4 +1,4 @@
-//! Tidying up: the log goes into the database file, and free pages go back to the file system.
+//! Tidies up: moves the WAL into the database file, and gives free pages back to the file system.
 
 use std::time::Duration;
 
@@ -7,23 +7,23 @@ use rusqlite::Connection;
 use super::{KEPT_FREE, Room};
 use crate::journal::sqlite::schema::PATIENCE;
 
-/// Bytes in the log after which they are moved into the database file.
+/// Bytes in the WAL after which it is moved into the database file.
 const LOG_FULL: u64 = 4 << 20;
-/// With so many the writer moves them itself, after what is under way beside it.
+/// With this many bytes the writer moves the WAL itself, after the pass that is under way beside it.
 const LOG_OVERFULL: u64 = 6 << 20;
-/// Bytes of pages given back in one step.
+/// Bytes of pages that one step gives back.
 const VACUUM_STEP: u64 = 2 << 20;
 
 impl Room {
-    /// Whether so much of the file stayed free since the last look that it should shrink even while the journal is busy. What is freed
-    /// and soon used again stays: it would be moved, cut off and allocated anew each time.
+    /// Whether so many pages stayed free since the last call that the file should shrink even while the journal is busy. Pages that are
+    /// freed and soon used again stay: they would be moved, cut off and allocated again each time.
     pub(in crate::journal::sqlite) fn slack(&mut self) -> bool {
         let stayed = std::mem::replace(&mut self.least_free, self.pages.1);
         self.spare() > 0 && stayed > self.pages.0 / 4
     }
 
-    /// Counts bytes that went into the log. A full one is moved into the database file: most of it beside the writer, and here what came
-    /// meanwhile; then the next commit starts it over.
+    /// Counts bytes that went into the WAL. A full WAL is moved into the database file: most of it beside the writer, and here the pages
+    /// that came meanwhile. Then the next commit starts it over.
     pub(in crate::journal::sqlite) fn log(&mut self, conn: &Connection, bytes: u64) -> rusqlite::Result<()> {
         let written = bytes + 4 * self.page;
         self.uncounted += written;
@@ -39,7 +39,7 @@ impl Room {
         self.ahead.move_here(conn, "PASSIVE").map(drop)
     }
 
-    /// Free pages that nothing is kept for.
+    /// Free pages beyond those that are kept.
     const fn spare(&self) -> u64 {
         self.pages.1.saturating_sub(KEPT_FREE / self.page)
     }
@@ -49,7 +49,7 @@ impl Room {
         self.logged > 0 || self.spare() > 0
     }
 
-    /// Gives free pages at the end of the file back, a step at a time, and cuts the log. True when there is more to do.
+    /// Gives free pages at the end of the file back, a step at a time, then truncates the WAL. True when there is more to do.
     pub(in crate::journal::sqlite) fn tidy(&mut self, conn: &Connection) -> rusqlite::Result<bool> {
         self.measure(conn)?;
         let step = self.spare().min(VACUUM_STEP / self.page);
@@ -68,12 +68,12 @@ impl Room {
         Ok(false)
     }
 
-    /// Moves the log and cuts its file to nothing, unless somebody reads.
+    /// Moves the WAL and truncates its file to nothing, unless somebody reads.
     pub(in crate::journal::sqlite) fn truncate_log(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.ahead.wait();
-        // What is cut off can be copied no more, whoever moved it.
+        // Pages that are cut off cannot be copied again, whoever moved them: they must be on the disk.
         self.ahead.sync();
-        // Nobody should wait for us while we wait for a reader that may never end.
+        // Callers should not wait while we wait for a reader that may never end.
         conn.busy_timeout(Duration::ZERO)?;
         let moved = self.ahead.move_here(conn, "TRUNCATE");
         conn.busy_timeout(PATIENCE)?;
@@ -96,7 +96,7 @@ mod tests {
     use crate::journal::sqlite::spool::Spool;
 
     #[test]
-    fn what_is_freed_and_used_again_is_no_slack_and_what_stays_free_is() {
+    fn only_pages_that_stay_free_are_slack() {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings { path: folder.path().join("journal.db"), ..Settings::default() };
         let conn = schema::open(&settings).unwrap();

@@ -1,6 +1,6 @@
-//! Records that may go: found step by step, and removed with what belongs to them.
+//! Finds records that may go, step by step, and removes them with all that belongs to them.
 //!
-//! Rule: what a target waits for, or a dead letter shows, is never found.
+//! Rule: a record that a target waits for or that a dead letter shows is never found.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -13,28 +13,28 @@ use super::Doomed;
 use super::age::Age;
 use super::damage::Damage;
 
-/// Records looked at in one step.
+/// Records that one step looks at.
 pub(super) const STEP: u64 = 512;
 
-/// Records that may go, as one walk found them.
+/// The records that one walk found.
 #[derive(Debug, Default)]
 pub(in crate::journal::sqlite) struct Walk {
     pub(super) runs: Vec<(u64, u64)>,
     pub(in crate::journal::sqlite) removed: usize,
-    /// The room they take, by project.
+    /// The room that they take in bytes, by project.
     pub(super) room: BTreeMap<u32, u64>,
     pub(super) next: u64,
     pub(super) end: bool,
 }
 
 impl Walk {
-    /// Adds a record of a project that takes so much room, whose number is higher than those before.
+    /// Adds a record of a project that takes `room` bytes. Its number is higher than those before.
     pub(in crate::journal::sqlite) fn add(&mut self, id: u64, (project, room): (u32, u64)) {
         let is_next = self.runs.last().is_some_and(|run| run.1 + 1 == id);
         self.go_on(id, (project, room), is_next);
     }
 
-    /// The same; `is_next`: nothing lies between it and the one before.
+    /// The same; `is_next` if no record lies between this one and the one before.
     fn go_on(&mut self, id: u64, (project, room): (u32, u64), is_next: bool) {
         match self.runs.last_mut() {
             Some(run) if is_next => run.1 = id,
@@ -45,8 +45,8 @@ impl Walk {
     }
 }
 
-/// Walks over so many records after `from` and finds those that are settled, until they are `most` or take so many bytes: those that
-/// are old, as far as the first one that is not, or those of projects that give way.
+/// Walks over `rows` records after `from` and finds settled ones: those that are old, up to the first that is not, or those of projects
+/// that give way. Stops when it has `most` records or `bytes`.
 pub(super) fn walk(
     conn: &Connection,
     shared: &Shared,
@@ -98,7 +98,7 @@ pub(super) fn walk(
     Ok(walk)
 }
 
-/// The records from `first` to `last` that a row in `pending` or a dead letter holds.
+/// The records from `first` to `last` that have a row in `pending` or a dead letter.
 fn held(conn: &Connection, shared: &Shared, first: u64, last: u64) -> rusqlite::Result<HashSet<u64>> {
     let range = (first.cast_signed(), last.cast_signed());
     let mut held = HashSet::new();
@@ -115,7 +115,7 @@ fn held(conn: &Connection, shared: &Shared, first: u64, last: u64) -> rusqlite::
     Ok(held)
 }
 
-/// Removes records, with what belongs to them.
+/// Removes records with all that belongs to them.
 pub(super) fn remove(
     conn: &Connection,
     runs: &[(u64, u64)],
