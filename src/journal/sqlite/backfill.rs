@@ -1,7 +1,7 @@
-//! Backfills in the database: begun, gone on with and cancelled by the writer, counted by the reader.
+//! Backfills in the database: the writer begins, continues and cancels them, and the reader counts them.
 //!
-//! Rule: a record is taken up only at or below the target's watermark, where it counts as settled without a row. The target's bit
-//! is set with the row: it was meant to get the record from then on.
+//! Rule: a backfill takes a record only at or below the target's watermark, where a record without a row counts as settled. It sets the
+//! target's bit with the row: the record is meant for the target from then on.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use super::shared::Shared;
 const LOOK: usize = 2048;
 const SURVEY: usize = 20_000;
 
-/// Does a step; returns how the target's backfill stands then. `last` is the last record of the commit before.
+/// Takes a step; returns the state of the target's backfill after it. `last` is the last record of the previous commit.
 pub(super) fn step(
     conn: &Connection,
     shared: &Shared,
@@ -49,7 +49,7 @@ pub(super) fn step(
     Ok(Some(backfill))
 }
 
-/// Takes up some of what lies between where it came to and what the target has behind it.
+/// Takes records between the backfill's cursor and the target's watermark.
 fn go_on(
     conn: &Connection,
     shared: &Shared,
@@ -89,8 +89,8 @@ fn go_on(
     Ok(())
 }
 
-/// Of up to `look` records after the first number and up to the second, those of the scope that the target lacks, with when they were accepted; and the last
-/// number looked at. Reports of ours have nothing in them for others.
+/// Looks at up to `look` records after `from` and up to `to`. Returns those of the scope that the target was not to get, with their times
+/// of acceptance, and the last number looked at. Our own records, which have no quantities, are left out.
 fn lacking(
     conn: &Connection,
     shared: &Shared,
@@ -113,7 +113,7 @@ fn lacking(
         let is_meant =
             names.get(project as usize).is_some_and(|name| scope.projects.contains(name)) && accepted_at >= scope.since;
         if is_meant && row.get::<_, i64>(5)? & bit == 0 {
-            // One that cannot be read is set aside when it is claimed.
+            // A record that cannot be read is set aside when it is claimed.
             let quantities = decode::quantities(row, 3).ok().flatten().unwrap_or_default();
             let size = row.get::<_, i64>(2)?.cast_unsigned();
             found.push((accepted_at, Again { id: last, project, size, items: None, quantities }));
@@ -122,7 +122,7 @@ fn lacking(
     Ok((found, if count < look { to } else { last }))
 }
 
-/// Counts what a backfill would take up, among a bounded number of records.
+/// Counts the records that a backfill would take, among a bounded number of records.
 pub(super) fn survey(conn: &Connection, shared: &Shared, scope: &Scope, after: Cursor) -> rusqlite::Result<Survey> {
     let end = i64::MAX as u64;
     let (found, last) = lacking(conn, shared, scope, (after.number(), end), SURVEY)?;

@@ -1,6 +1,6 @@
-//! Which of the records still kept one target got and another did not, told from the rows themselves.
+//! Compares which of the kept records one target got and another did not, by their rows.
 //!
-//! Rule: one look reads a bounded number of narrow rows, so that nobody waits long for the reader behind it.
+//! Rule: one look reads a bounded number of narrow rows, so that no other question waits long for the reader.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::policy::outcome::DropReason;
 use super::queue::Target;
 use super::shared::Shared;
 
-/// Records looked at in one go.
+/// Records read in one look.
 const SCAN: i64 = 10_000;
 
-/// Notes that a target will not get a record, or part of it. A target that is to get it after all has its row removed.
+/// Notes that a target will not get a record, or part of it. The row is removed if the target is to get the record after all.
 pub(super) fn note_missed(conn: &Connection, target: &Target, record: u64, reason: DropReason) -> rusqlite::Result<()> {
     if Fate::of(reason).is_none() {
         return Ok(());
@@ -28,7 +28,7 @@ pub(super) fn note_missed(conn: &Connection, target: &Target, record: u64, reaso
         .map(drop)
 }
 
-/// Where one target stands within a range of records.
+/// The state of one target within a range of records.
 struct Standing {
     bit: i64,
     watermark: u64,
@@ -38,7 +38,7 @@ struct Standing {
 
 impl Standing {
     fn read(conn: &Connection, target: &Target, first: i64, last: i64) -> rusqlite::Result<Self> {
-        // From the same snapshot as the rows: the queue in memory is ahead of it.
+        // The watermark is read from the same snapshot as the rows, because the queue in memory is ahead of it.
         let watermark = conn
             .prepare_cached("SELECT watermark FROM target WHERE id = ?1")?
             .query_row([target.id.0], |row| row.get::<_, i64>(0))?;
@@ -60,7 +60,7 @@ impl Standing {
     }
 }
 
-/// Compares the records accepted since `since` behind `after`, as many as one look takes, without reports of ours.
+/// Compares records behind `after` that were accepted since `since`, as many as one look reads, without our own records.
 pub(super) fn compare(
     conn: &Connection,
     shared: &Shared,

@@ -1,8 +1,8 @@
-//! Rows back to records.
+//! Decodes rows into records.
 //!
-//! Rules: a row that makes no sense is told apart from a storage that failed: the one is set aside, the other tried again. The file
-//! of a large body is not looked at: that it cannot be opened now says nothing of the row. Rows that are gone through are narrow, and
-//! each body is read by itself: one that is damaged leaves the way to the others open.
+//! Rules: a row that makes no sense is told apart from a failure of the storage: the row is set aside, the failure tried again. The file of
+//! a large body is not opened, because whether it can be opened now says nothing about the row. Rows that are scanned are narrow, and each
+//! body is read by itself, so that a damaged body does not block the others.
 
 use std::sync::{Arc, OnceLock};
 
@@ -18,18 +18,18 @@ use crate::protocol::category::Quantities;
 use super::queue::{Leased, PutOff, Ready};
 use super::shared::Shared;
 
-/// Bodies above this go through the incremental interface, which copies no more than a page at a time. The statement in [`stored`]
-/// names it.
+/// Larger bodies go through the incremental interface, which copies no more than a page at a time. The SQL in [`stored`] repeats this
+/// number.
 pub(super) const LARGE: usize = 256 << 10;
 
-/// A record as read, or why it is none.
+/// A record as read, or why it cannot be read.
 #[derive(Debug)]
 pub(super) enum Loaded {
     Record(Ready),
     Unreadable { id: u64, lease: Leased, why: String },
 }
 
-/// The columns that [`load`] reads, of [`TABLES`]; a row in `pending` follows with [`PENDING`].
+/// The columns that [`load`] reads, of `record` and [`TABLES`]. For a row in `pending`, those of [`PENDING`] follow.
 pub(super) const COLUMNS: &str = "r.id, r.accepted_at, r.project, r.size, r.quantities, r.event_id, f.name";
 pub(super) const TABLES: &str = "LEFT JOIN file f ON f.record = r.id";
 const _: () = assert!(LARGE == 262_144);
@@ -60,7 +60,7 @@ pub(super) fn first(conn: &Connection, shared: &Shared, mut rows: Rows<'_>) -> r
     }
 }
 
-/// What is known of a row whose record cannot be read.
+/// The parts of an unreadable record's row that can be read.
 pub(super) fn unreadable_row(row: &Row<'_>, put_off: bool, error: &rusqlite::Error) -> rusqlite::Result<Loaded> {
     let text = |at| row.get_ref(at).ok().and_then(|value| value.as_str().ok()?.parse::<Quantities>().ok());
     let own = if put_off { text(11) } else { None };
@@ -76,11 +76,11 @@ pub(super) fn unreadable_row(row: &Row<'_>, put_off: bool, error: &rusqlite::Err
     Ok(Loaded::Unreadable { id: row.get::<_, i64>(0)?.cast_unsigned(), lease, why: error.to_string() })
 }
 
-/// The memory that the body of a row takes: none when it is in a file.
+/// The memory that the body of a row takes; 0 if the body is in a file.
 pub(super) fn in_memory(row: &Row<'_>) -> usize {
     let is_here = row.get_ref(6).is_ok_and(|name| name == ValueRef::Null);
     let size = if is_here { row.get::<_, i64>(3).unwrap_or(0) } else { 0 };
-    // No body is larger; a row that says otherwise is set aside.
+    // No body is larger. A row that says otherwise is set aside.
     usize::try_from(size.min(i64::from(u32::MAX))).unwrap_or(0)
 }
 
@@ -119,7 +119,7 @@ fn read(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64, project: u32
     })
 }
 
-/// Its client and its body; a large body without a second copy in memory, and one in a file as that file.
+/// The client and the body of a record. A large body is read without a second copy in memory; one in a file stays there.
 fn stored(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64) -> rusqlite::Result<(Client, Body)> {
     let size: i64 = row.get(3)?;
     let mut select = conn.prepare_cached(
@@ -130,7 +130,7 @@ fn stored(conn: &Connection, shared: &Shared, row: &Row<'_>, id: u64) -> rusqlit
     let client = found.get_ref(0)?.as_str().ok().and_then(|client| serde_json::from_str(client).ok());
     let client = client.ok_or_else(|| unreadable("its client"))?;
     if let Some(name) = row.get_ref(6)?.as_str_or_null().map_err(|_| unreadable("its file"))? {
-        // Whether it can be opened says who sends it, and tries again: that may pass.
+        // Whoever sends the body finds out whether the file can be opened, and tries again, because a failure may pass.
         return Ok((client, shared.spool.file(name, size.cast_unsigned()).into_body()));
     }
     if found.get::<_, Option<i64>>(1)? != Some(size) {
@@ -157,13 +157,13 @@ fn progress(row: &Row<'_>) -> rusqlite::Result<PutOff> {
     })
 }
 
-/// The positions of items in a column; `None` where it is empty.
+/// The positions of items in a column; `None` where it is null.
 pub(super) fn items(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Vec<u16>>> {
     let items = row.get_ref(at)?.as_blob_or_null().map_err(|_| unreadable("its items"))?;
     Ok(items.map(|items| items.as_chunks::<2>().0.iter().map(|item| u16::from_le_bytes(*item)).collect()))
 }
 
-/// The quantities in a column; `None` where it is empty.
+/// The quantities in a column; `None` where it is null.
 pub(super) fn quantities(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Quantities>> {
     let text = row.get_ref(at)?.as_str_or_null().map_err(|_| unreadable("its quantities"))?;
     text.map(|text| text.parse().map_err(|_| unreadable("its quantities"))).transpose()
@@ -173,7 +173,7 @@ pub(super) fn unreadable(what: &str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Null, format!("{what} cannot be read").into())
 }
 
-/// Whether the storage failed rather than the row: it may work the next time.
+/// Whether the storage failed, not the row: the storage may work the next time.
 fn is_storage_failure(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code().is_some_and(|code| code != rusqlite::ErrorCode::DatabaseCorrupt)
 }

@@ -1,7 +1,7 @@
 //! The disk under the journal: how much of it is free, and whether the journal's files are still the ones that are open.
 //!
-//! Rule: a file that is removed or replaced while it is open takes commits as before, and a restart would begin without them. So
-//! nothing new is acknowledged then. What waits is still delivered, and once the file is back, new submissions are taken again.
+//! Rule: a file that is removed or replaced while it is open still takes commits, and a restart would begin without them. So nothing new is
+//! acknowledged then. The backlog is still delivered. Once the file is back, new submissions are taken again.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
@@ -14,7 +14,7 @@ use crate::units::ByteSize;
 
 use super::space::durable;
 
-/// How long an answer of the system is believed.
+/// How long an answer of the system counts.
 const FRESH: Duration = Duration::from_millis(250);
 
 /// The disk under the journal, asked at most four times a second.
@@ -26,7 +26,7 @@ pub(super) struct Disk {
     seen: Mutex<Option<Seen>>,
 }
 
-/// A file as it was opened: a device and a number of an inode on it.
+/// A file as it was opened, by its device and inode.
 #[derive(Debug)]
 struct Opened {
     path: PathBuf,
@@ -37,9 +37,9 @@ struct Opened {
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     at: Instant,
-    /// Bytes free; the greatest number when the disk cannot be asked.
+    /// Free bytes; [`u64::MAX`] when the disk cannot be asked.
     free: u64,
-    /// Which of the opened files is gone.
+    /// The index of an opened file that is gone.
     gone: Option<usize>,
 }
 
@@ -54,13 +54,13 @@ impl Disk {
         Self { folder, least: settings.min_free_disk.get(), opened, seen: Mutex::new(None) }
     }
 
-    /// Bytes free; the greatest number when the disk cannot be asked.
+    /// Free bytes; [`u64::MAX`] when the disk cannot be asked.
     pub(super) fn free(&self) -> u64 {
         self.seen().free
     }
 
-    /// `Failed` when a file of the journal is gone, `Full` when less would be free than must be after `bytes` more are written. A disk
-    /// that cannot be asked is taken for roomy: writing will tell.
+    /// `Failed` when a file of the journal is gone. `Full` when `bytes` more would leave less than `min_free_disk`. A disk that cannot be
+    /// asked counts as having room: a write will tell.
     pub(super) fn check(&self, bytes: u64) -> Result<(), JournalError> {
         let Seen { free, gone, .. } = self.seen();
         if let Some(file) = gone.and_then(|gone| self.opened.get(gone)) {
@@ -100,7 +100,7 @@ impl Opened {
         Some(Self { path, id })
     }
 
-    /// Whether the name still leads to this file. A system that does not say is believed nothing: the next write will tell.
+    /// Whether the path still leads to this file. An error other than a missing file counts as yes: the next write will tell.
     fn is_there(&self) -> bool {
         match id(&self.path) {
             Ok(found) => found == self.id,
@@ -117,7 +117,7 @@ impl Opened {
     }
 }
 
-/// The device of a file, and the number of its inode there.
+/// The device and the inode number of a file.
 fn id(path: &Path) -> std::io::Result<(u64, u64)> {
     std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }

@@ -1,7 +1,7 @@
-//! Large bodies on their way into a file, written as they come.
+//! Large bodies that are written to a file while they arrive.
 //!
-//! Rule: a file counts against the journal's room before its bytes are written, and is open only while they are: a body that comes
-//! slowly keeps no file open.
+//! Rule: a file takes room in the journal before its bytes are written. It is open only during a write, so that a body that arrives slowly
+//! keeps no file open.
 
 use std::fs::File;
 use std::future::ready;
@@ -19,10 +19,9 @@ use super::SqliteJournal;
 use super::file::{BodyFile, Reservation};
 use super::spool::failure;
 
-/// The least room taken at once.
+/// The least room that is taken at once, in bytes.
 const ROOM_STEP: u64 = 1 << 20;
-/// So many bytes of a file are brought to disk while it is still growing: syncing all of it at its end would hold up the
-/// commits of others.
+/// After this many bytes a growing file is synced. Syncing all of it at its end would hold up the commits of others.
 const SYNC_STEP: u64 = 8 << 20;
 
 impl Bodies for SqliteJournal {
@@ -36,7 +35,7 @@ impl Bodies for SqliteJournal {
 }
 
 impl SqliteJournal {
-    /// Room for so many bytes of a file, for a project.
+    /// Takes room for bytes of a file, for a project.
     pub(super) async fn take_room(&self, project: Option<Arc<str>>, bytes: u64) -> Result<Reservation, JournalError> {
         self.try_to(move |writer, group| writer.reserve(project, bytes, group)).await
     }
@@ -46,14 +45,14 @@ impl SqliteJournal {
 #[derive(Debug)]
 struct FileDraft {
     journal: Arc<SqliteJournal>,
-    /// For whom it is, as far as known.
+    /// The project, if it is known.
     project: Option<Arc<str>>,
     file: BodyFile,
     unsynced: u64,
 }
 
 impl FileDraft {
-    /// Takes room for so many bytes more.
+    /// Takes room for `bytes` more bytes, if it has not enough.
     async fn reserve(&mut self, bytes: u64) -> Result<(), JournalError> {
         if self.file.len() + bytes <= self.file.room().bytes() {
             return Ok(());

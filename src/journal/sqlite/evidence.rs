@@ -1,6 +1,6 @@
-//! The evidence's rows: attempts, lags and outages of upstreams, what the intake did, when the relay ran.
+//! The rows of evidence: attempts, lags and outages of upstreams, tallies of the intake, and when the relay ran.
 //!
-//! Rule: added to in the transaction of whatever else is committed; forgotten after 90 days, with the accounts' hours.
+//! Rule: rows are written in a transaction with other changes, and removed after 90 days, with the hours of the accounts.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::telemetry::observations::{Change, Performance};
 use super::shared::Shared;
 use super::{steps, verification};
 
-/// Keeps a switch.
+/// Writes a switch.
 pub(super) fn write_switch(conn: &Connection, switch: &Switch) -> rusqlite::Result<()> {
     let Switch { at, project, from, to, reason, author } = switch;
     conn.prepare_cached(
@@ -26,7 +26,7 @@ pub(super) fn write_switch(conn: &Connection, switch: &Switch) -> rusqlite::Resu
     .map(drop)
 }
 
-/// Keeps what was observed.
+/// Writes an observation.
 pub(super) fn write(conn: &Connection, observation: &Observation) -> rusqlite::Result<()> {
     let Observation { started, now, stopping, upstreams, intake, steps: told, canaries } = observation;
     let ms = |at: &Timestamp| at.as_millis().cast_signed();
@@ -87,12 +87,12 @@ fn write_performance(
         .map(drop)
 }
 
-/// One that cannot be read counts as empty: it stands for nothing but itself.
+/// A histogram that cannot be read counts as empty: nothing else depends on it.
 fn histogram(row: &Row<'_>, at: usize) -> rusqlite::Result<Lags> {
     Ok(row.get_ref(at)?.as_blob().ok().and_then(Lags::decode).unwrap_or_default())
 }
 
-/// An outage that lasts is not begun twice: a restart does not end it.
+/// Begins or ends an outage. An outage that lasts is not begun twice, because a restart does not end it.
 fn write_change(conn: &Connection, target: TargetId, change: &Change) -> rusqlite::Result<()> {
     match change {
         Change::Down { at, cause } => conn
@@ -108,7 +108,7 @@ fn write_change(conn: &Connection, target: TargetId, change: &Change) -> rusqlit
     .map(drop)
 }
 
-/// Forgets what is older than 90 days, and what is more than is kept.
+/// Removes rows that are older than 90 days, and the oldest of those that are too many.
 pub(super) fn forget(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> {
     steps::forget(conn, now)?;
     verification::forget_contents(conn, now)?;
@@ -126,7 +126,7 @@ pub(super) fn forget(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> 
     .map(drop)
 }
 
-/// What is kept of the time since the beginning of that hour.
+/// The evidence since the beginning of that hour.
 pub(super) fn read(conn: &Connection, shared: &Shared, since: Timestamp) -> rusqlite::Result<Evidence> {
     let hour = since.hour().cast_signed();
     let mut evidence = Evidence {
@@ -156,7 +156,7 @@ fn add_accounts(conn: &Connection, shared: &Shared, hour: i64, evidence: &mut Ev
     Ok(())
 }
 
-/// What each did since that hour began, and the lags of the hours after it.
+/// Adds the attempts and lags since that hour. Lags of later hours are also added apart.
 fn add_performance(conn: &Connection, shared: &Shared, hour: i64, evidence: &mut Evidence) -> rusqlite::Result<()> {
     let mut select = conn
         .prepare_cached("SELECT target, result, sum(quantity) FROM attempt WHERE hour >= ?1 GROUP BY target, result")?;
@@ -173,7 +173,7 @@ fn add_performance(conn: &Connection, shared: &Shared, hour: i64, evidence: &mut
     Ok(())
 }
 
-/// In which hour it last happened, of what counts against an upstream.
+/// The last hour of each outcome, of `misconfigured`, and of a failed canary, by upstream.
 fn latest(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Result<LastHours> {
     let mut all = LastHours::new();
     for select in [

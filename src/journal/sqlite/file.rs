@@ -1,6 +1,6 @@
 //! The file of a large body, and the room that it takes.
 //!
-//! Rule: a file is deleted with the last handle on it, unless a record has taken it over; then it goes when that record goes.
+//! Rule: a file is deleted with its last handle, unless a record has taken it over. Then it is removed with the record.
 
 use std::fs::File;
 use std::io;
@@ -22,7 +22,7 @@ pub(super) struct BodyFile {
     path: PathBuf,
     len: u64,
     room: Reservation,
-    /// A record has it.
+    /// Whether a record has taken it over.
     kept: AtomicBool,
 }
 
@@ -32,20 +32,20 @@ impl BodyFile {
         Self { path, len: 0, room: Reservation::default(), kept: AtomicBool::new(false) }
     }
 
-    /// The file of a record, whose room the journal knows of.
+    /// The file of a record. The journal counts its room.
     pub(super) fn of_record(path: PathBuf, len: u64) -> Self {
         let mut file = Self::begun(path);
         (file.len, file.kept) = (len, AtomicBool::new(true));
         file
     }
 
-    /// The file of a body that is in one.
+    /// The file of a body; `None` if the body is in memory.
     pub(super) fn of(body: &Body) -> Option<&Self> {
         let Body::Large(large) = body else { return None };
         large.source()
     }
 
-    /// The body that it is.
+    /// Makes a body of the file.
     pub(super) fn into_body(self) -> Body {
         Body::Large(Arc::new(LargeBody::new(self.len, self)))
     }
@@ -55,7 +55,7 @@ impl BodyFile {
         self.len
     }
 
-    /// Where it is.
+    /// Its path.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -74,17 +74,17 @@ impl BodyFile {
         self.len += bytes;
     }
 
-    /// Its record is about to have it, and is what counts as somebody's.
+    /// Stops counting its room for its owner, because its record is about to count it.
     pub(super) fn leave_owner(&self) {
         self.room.leave_owner();
     }
 
-    /// A record has it from now on, and the journal its room.
+    /// Gives the file to a record. The journal counts its room from now on.
     pub(super) fn keep(&self) {
         self.kept.store(true, Ordering::Release);
     }
 
-    /// Opens it for reading; a file of another length than was written is none.
+    /// Opens it for reading. Fails if its length is not what was written.
     pub(super) fn open(&self) -> io::Result<File> {
         let file = File::open(&self.path)?;
         match file.metadata()?.len() {
@@ -127,18 +127,18 @@ impl Drop for BodyFile {
     }
 }
 
-/// Room taken on the disk for files; given back when dropped.
+/// Room taken on the disk for files. It is given back when dropped.
 #[derive(Debug, Default)]
 pub(super) struct Reservation {
     taken: Arc<AtomicU64>,
     bytes: u64,
-    /// What counts the room of whom it is for, and whether it still counts this there.
+    /// The count of the project that the room is for, and whether the room still counts there.
     owner: Option<Arc<AtomicU64>>,
     is_counted: AtomicBool,
 }
 
 impl Reservation {
-    /// Takes `bytes` of what `taken` counts, and `owner`, if it is somebody's.
+    /// Takes `bytes`: adds them to the count `taken`, and to that of the `owner` if there is one.
     pub(super) fn take(taken: &Arc<AtomicU64>, owner: Option<&Arc<AtomicU64>>, bytes: u64) -> Self {
         taken.fetch_add(bytes, Ordering::Relaxed);
         if let Some(owner) = owner {
@@ -151,7 +151,7 @@ impl Reservation {
         self.bytes
     }
 
-    /// Adds another one of the same count and owner.
+    /// Adds a reservation with the same count and owner.
     pub(super) fn add(&mut self, mut other: Self) {
         self.taken = Arc::clone(&other.taken);
         self.owner = other.owner.take();
@@ -159,7 +159,7 @@ impl Reservation {
         self.bytes += std::mem::take(&mut other.bytes);
     }
 
-    /// Gives back what is more than `bytes`.
+    /// Gives back the bytes beyond `bytes`.
     pub(super) fn shrink(&mut self, bytes: u64) {
         let surplus = self.bytes.saturating_sub(bytes);
         self.taken.fetch_sub(surplus, Ordering::Relaxed);
@@ -169,14 +169,14 @@ impl Reservation {
         self.bytes -= surplus;
     }
 
-    /// Counts it as its owner's no longer: the record counts, of which it is a part from now on.
+    /// Stops counting the room for its owner: from now on the record counts it.
     fn leave_owner(&self) {
         if let Some(owner) = self.owner.as_ref().filter(|_| self.is_counted.swap(false, Ordering::AcqRel)) {
             owner.fetch_sub(self.bytes, Ordering::Relaxed);
         }
     }
 
-    /// Leaves the room taken: somebody else gives it back.
+    /// Leaves the room taken: it is given back when the record's file is removed.
     fn hand_over(&mut self) {
         self.bytes = 0;
     }

@@ -1,4 +1,4 @@
-//! What [`Archive`], [`Redelivery`], [`Facts`] and [`Storage`] ask of the journal, handed to the writer and the reader.
+//! [`Archive`], [`Redelivery`], [`Facts`] and [`Storage`] of a SQLite journal: hands their calls to the writer and the reader.
 
 use std::collections::HashMap;
 use std::future::ready;
@@ -63,7 +63,7 @@ impl Redelivery for SqliteJournal {
 }
 
 impl SqliteJournal {
-    /// Takes out the dead letters that `pick` means, to wait again when it is a `retry`, else for good.
+    /// Takes out the dead letters that `pick` selects, and lets them wait again if it is a `retry`.
     async fn take_out(&self, pick: Pick, limit: usize, retry: bool) -> Result<usize, JournalError> {
         self.write(move |writer, group| {
             let books = (group.now, &mut group.book);
@@ -183,7 +183,7 @@ impl Storage for SqliteJournal {
             }
             let (reply, answer) = oneshot::channel();
             let sent = self.commands.as_ref().is_some_and(|c| c.try_send((Command::Close(reply), None)).is_ok());
-            // The inbox holds more than there are places; a thread that is gone has nothing left to commit.
+            // The inbox has capacity beyond the places. A thread that is gone has nothing left to commit.
             if sent && tokio::time::timeout(patience, answer).await.is_err() {
                 tracing::warn!("the journal is still writing; what is not committed will be delivered again");
             }

@@ -1,12 +1,12 @@
-//! Records that were read lately and that somebody still holds, by number. When several targets have fallen behind, each of them
-//! reads what another one has just read: they share it.
+//! Records that were read lately and are still held, by number. Targets that have fallen behind share them: each reads what another has
+//! just read.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::journal::Record;
 
-/// As many are remembered at most: more than two targets hold ready.
+/// The most records that are remembered: more than two targets hold ready.
 const MOST: usize = 640;
 
 /// The records by number.
@@ -19,7 +19,7 @@ impl Held {
         self.lock().get(&id)?.upgrade()
     }
 
-    /// Remembers a record for as long as somebody holds it.
+    /// Remembers a record while somebody holds it.
     pub(super) fn put(&self, record: &Arc<Record>) {
         let mut held = self.lock();
         if held.len() >= MOST {
@@ -32,7 +32,7 @@ impl Held {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Weak<Record>>> {
-        // Nothing panics while holding it.
+        // No code panics while it holds the mutex.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

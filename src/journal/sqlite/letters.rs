@@ -1,6 +1,7 @@
-//! Dead letters in the database: bounded, retried and discarded by the writer, shown by the reader.
+//! Dead letters in the database: the writer bounds, retries and discards them, and the reader shows them.
 //!
-//! Rule: when there are too many, those of the project that has the most go first. What is changed here is counted anew after a rollback; a letter goes with the commit that lets its record wait again.
+//! Rule: when there are too many, the oldest of the project with the most go first. After a rollback the letters are counted again. A
+//! retried letter is removed with the commit that lets its record wait again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,22 +20,22 @@ use super::queue::Target;
 use super::settlement::{Again, Pass};
 use super::shared::Shared;
 
-/// What [`letter`] reads of the tables `d` and `r`.
+/// The columns that [`letter`] reads, of the tables `d` and `r`.
 const LETTER: &str = "d.id, d.target, d.record, d.at, d.reason, d.status, d.answer, d.attempts, d.items,
     coalesce(d.quantities, r.quantities), r.project, r.accepted_at, r.event_id, r.size";
-/// The letters that a [`Pick`] means.
+/// The letters that a [`Pick`] selects.
 const MEANT: &str = "FROM dead_letter d JOIN record r ON r.id = d.record
     WHERE (?1 IS NULL OR d.id = ?1) AND (?2 IS NULL OR d.target = ?2) AND (?3 IS NULL OR d.reason = ?3)
     AND r.accepted_at >= ?4";
 
-/// The writer's count of them.
+/// The writer's count of dead letters.
 #[derive(Debug)]
 pub(super) struct Letters {
     max_size: u64,
     held: Held<u32>,
 }
 
-/// What of one record is retried: its letters, and what is to wait again.
+/// The letters of one record that are taken out, and what waits again if they are retried.
 struct Retried {
     letters: Vec<Taken>,
     again: Again,
@@ -44,7 +45,7 @@ struct Retried {
 struct Taken {
     id: u64,
     bytes: u64,
-    /// When it was refused, and how much; `None` when the upstream took it and lost it.
+    /// When it was refused, and the quantities; `None` if the upstream took the event and lost it.
     refused: Option<(Timestamp, Quantities)>,
 }
 
@@ -55,7 +56,7 @@ impl Letters {
         Ok(letters)
     }
 
-    /// Counts them anew.
+    /// Counts the letters again.
     pub(super) fn measure(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.held = Held::default();
         let mut select = conn.prepare(
@@ -69,13 +70,13 @@ impl Letters {
         Ok(())
     }
 
-    /// One of so many bytes was written.
+    /// Counts a letter that was written.
     pub(super) fn add(&mut self, project: u32, bytes: u64) {
         self.held.add(project, 1, bytes);
     }
 
-    /// Removes letters until their number and size are within bounds: the oldest of the project that has the most. So nobody's
-    /// letters push out those of another project that has fewer. Names the targets of those that went.
+    /// Removes letters until their number and size are within bounds: the oldest of the project that has the most. So no project's letters
+    /// push out those of a project that has fewer. Returns the target of each removed letter.
     pub(super) fn bound(&mut self, conn: &Connection) -> rusqlite::Result<Vec<TargetId>> {
         let mut targets = Vec::new();
         while let Some(project) = self.held.furthest(self.max_size) {
@@ -96,7 +97,7 @@ impl Letters {
         Ok(targets)
     }
 
-    /// Takes out those that `pick` means, to wait again when it is a `retry`, else for good; returns how many.
+    /// Takes out the letters that `pick` selects, and lets them wait again if it is a `retry`; returns how many.
     pub(super) fn take_out(
         &mut self,
         conn: &Connection,
@@ -140,7 +141,7 @@ impl Letters {
     }
 }
 
-/// After the commit: those that no settlement brought are counted, and those that went because there were too many no more.
+/// After the commit: counts the letters that no settlement wrote, and takes off those that went because there were too many.
 pub(super) fn count(targets: &[Arc<Target>], come: &[TargetId], gone: &[TargetId]) {
     let of = |id: &TargetId| targets.get(usize::from(id.0));
     come.iter().filter_map(of).for_each(|target| target.queue().dead_letters += 1);
@@ -152,7 +153,7 @@ pub(super) fn count(targets: &[Arc<Target>], come: &[TargetId], gone: &[TargetId
 
 type ByTarget = Vec<(Arc<Target>, BTreeMap<u64, Retried>)>;
 
-/// The oldest of those meant, by target and record.
+/// The oldest letters that `pick` selects, by target and record.
 fn meant(conn: &Connection, shared: &Shared, pick: &Pick, limit: usize) -> rusqlite::Result<ByTarget> {
     let mut by_target: BTreeMap<u8, BTreeMap<u64, Retried>> = BTreeMap::new();
     let mut select = conn.prepare_cached(&format!("SELECT {LETTER} {MEANT} ORDER BY d.id LIMIT ?5"))?;
@@ -162,7 +163,7 @@ fn meant(conn: &Connection, shared: &Shared, pick: &Pick, limit: usize) -> rusql
         let (id, record): (i64, i64) = (row.get(0)?, row.get(2)?);
         let size = row.get::<_, i64>(13)?.cast_unsigned();
         let bytes = size + row.get_ref(6)?.as_str().unwrap_or_default().len() as u64;
-        // Quantities that cannot be read are of a record that is set aside when it is claimed.
+        // A record whose quantities cannot be read is set aside when it is claimed.
         let quantities = decode::quantities(row, 9).ok().flatten().unwrap_or_default();
         let again = Again {
             id: record.cast_unsigned(),
@@ -190,7 +191,7 @@ fn meant(conn: &Connection, shared: &Shared, pick: &Pick, limit: usize) -> rusql
     Ok(by_target.into_iter().filter_map(known).collect())
 }
 
-/// Those meant with numbers below `before`, newest first.
+/// The letters that `pick` selects with numbers below `before`, newest first.
 pub(super) fn list(
     conn: &Connection,
     shared: &Shared,
@@ -209,7 +210,7 @@ pub(super) fn list(
     Ok(letters)
 }
 
-/// One of them with its record.
+/// A letter with its record.
 pub(super) fn one(conn: &Connection, shared: &Shared, id: u64) -> rusqlite::Result<Option<WithRecord>> {
     let pick = Pick { id: Some(id), ..Pick::default() };
     let Some(letter) = list(conn, shared, &pick, u64::MAX, 1)?.pop() else { return Ok(None) };

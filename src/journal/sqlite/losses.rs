@@ -1,4 +1,4 @@
-//! The losses' rows: added to in the transaction that drops, taken off in the one that appends the report.
+//! The rows of losses: the transaction that drops adds to them, and the transaction that appends the report takes them off.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use super::schema;
 use super::shared::Shared;
 use super::spool::Spool;
 
-/// What one commit loses, by the numbers of target and project.
+/// The losses of one commit, by the numbers of target and project.
 #[derive(Debug, Default)]
 pub(super) struct Losses(BTreeMap<(u8, u32, Reason, Category), u64>);
 
@@ -49,7 +49,7 @@ impl Losses {
     }
 }
 
-/// All that is to be told.
+/// The losses that are to be told.
 pub(super) fn read(conn: &Connection, shared: &Shared) -> rusqlite::Result<Vec<Loss>> {
     let mut select = conn.prepare_cached("SELECT target, project, reason, category, quantity FROM loss")?;
     let (mut rows, mut losses) = (select.query([])?, Vec::new());
@@ -65,7 +65,7 @@ pub(super) fn read(conn: &Connection, shared: &Shared) -> rusqlite::Result<Vec<L
     Ok(losses)
 }
 
-/// Takes off what is told.
+/// Takes off losses that were told.
 pub(super) fn take_off(conn: &Connection, shared: &Shared, told: &[Loss]) -> rusqlite::Result<()> {
     let mut take = conn.prepare_cached(
         "UPDATE loss SET quantity = quantity - ?5 WHERE target = ?1 AND project = ?2 AND reason = ?3 AND category = ?4",
@@ -78,10 +78,10 @@ pub(super) fn take_off(conn: &Connection, shared: &Shared, told: &[Loss]) -> rus
     conn.prepare_cached("DELETE FROM loss WHERE quantity <= 0")?.execute([]).map(drop)
 }
 
-/// Where bodies of what is lost are looked into.
+/// Reads bodies of which something is lost.
 ///
-/// Rule: by a connection of its own, made for the first look. A disk that does not give a page ends the transaction of the connection that
-/// asks for it, whatever that one makes of the error.
+/// Rule: it has a connection of its own, made for the first read. A page that the disk does not give ends the transaction of the connection
+/// that asks for it, whatever the caller makes of the error.
 #[derive(Debug)]
 pub(super) struct Bodies {
     conn: OnceCell<Connection>,
@@ -93,8 +93,8 @@ impl Bodies {
         Self { conn: OnceCell::new(), spool }
     }
 
-    /// How many spans are lost with the transactions among what is lost of a record. One that cannot be read loses one for each.
-    /// `writer` knows where the journal is.
+    /// The number of spans that are lost with a record's lost transactions: at least one for each, also if the body cannot be read. `None`
+    /// if no transaction is lost. `writer` knows where the journal is.
     pub(super) fn spans_of(&self, writer: &Connection, record: u64, lost: &Quantities) -> Option<u64> {
         let (_, transactions) = lost.iter().find(|(category, _)| *category == Category::Transaction)?;
         let body = self.read(writer, record).ok().flatten();

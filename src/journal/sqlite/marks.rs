@@ -1,7 +1,7 @@
-//! What marks the database file: whether it is a journal at all, and whether a relay may start on it.
+//! The mark of the database file: whether it is a journal at all, and whether a relay may start on it.
 //!
-//! Rules: the mark is in the header, which is read with plain file access: opening a foreign database with SQLite could already change
-//! it. A commit that was cut off counts as one that never was. The move that a mark tells of is named in a table that is there with it.
+//! Rules: the mark is in the header and is read with plain file access, because opening a foreign database with SQLite could already change
+//! it. A commit that was cut off does not count. A table, written together with the mark, names the move that the mark tells of.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -15,17 +15,17 @@ use crate::journal::transfer::{MoveId, State};
 
 use super::private::beside;
 
-/// What marks a file as a journal (`PRAGMA application_id`): "SwJ1".
+/// The mark of a journal (`PRAGMA application_id`): "SwJ1".
 pub(super) const APPLICATION: i64 = 0x5377_4a31;
-/// The same of one that a move fills: "SwJ<".
+/// The mark of a journal that a move fills: "SwJ<".
 const FILLING: i64 = 0x5377_4a3c;
-/// The same of one whose content was moved to another: "SwJ>".
+/// The mark of a journal whose content was moved to another: "SwJ>".
 const MOVED: i64 = 0x5377_4a3e;
 
-/// How long we wait for another process that holds the database: an administrator's shell, a backup.
+/// How long a statement waits for another process that holds the database: an administrator's shell, a backup.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What marks the file, of which formats up to `newest` are known.
+/// The state that the file's mark tells. Formats up to `newest` are known.
 pub(super) fn state(path: &Path, newest: i64) -> Result<State, OpenError> {
     let found = read(path, newest)?;
     if found == Some(APPLICATION) && !has_rollback(path) {
@@ -35,7 +35,7 @@ pub(super) fn state(path: &Path, newest: i64) -> Result<State, OpenError> {
     settle(path).map_err(|error| unusable(path, &error))
 }
 
-/// What the header says: the mark of one of our files; `None` when there is nothing in it.
+/// The mark in the header; `None` if the file is missing or empty. Fails for a file that is not ours, or of a newer format.
 fn read(path: &Path, newest: i64) -> Result<Option<i64>, OpenError> {
     let mut header = Vec::with_capacity(100);
     match File::open(path) {
@@ -67,7 +67,7 @@ fn has_rollback(path: &Path) -> bool {
     beside(path, "-journal").exists()
 }
 
-/// What marks the file once SQLite has taken back what was cut off.
+/// The state that the mark tells once SQLite has rolled back a commit that was cut off.
 fn settle(path: &Path) -> rusqlite::Result<State> {
     let conn = Connection::open(path)?;
     conn.busy_timeout(PATIENCE)?;
@@ -82,7 +82,7 @@ fn settle(path: &Path) -> rusqlite::Result<State> {
     })
 }
 
-/// Marks the file; no one else has it open. Nothing is left beside it, so that the mark is in the header that is looked at.
+/// Marks the file, which nobody else has open. Leaves nothing beside the file, so that the mark is in its header.
 pub(super) fn set(conn: &Connection, state: State) -> rusqlite::Result<()> {
     conn.busy_timeout(PATIENCE)?;
     conn.execute_batch(&format!(
@@ -91,7 +91,7 @@ pub(super) fn set(conn: &Connection, state: State) -> rusqlite::Result<()> {
     ))
 }
 
-/// What marks the file, in a transaction.
+/// The SQL that marks the file, within a transaction.
 pub(super) fn sql(state: State) -> String {
     let (mark, by) = match state {
         State::New | State::Ready => (APPLICATION, None),
@@ -103,7 +103,7 @@ pub(super) fn sql(state: State) -> String {
     format!("PRAGMA application_id = {mark}; DROP TABLE IF EXISTS move; {named}")
 }
 
-/// What the system says, as the error of opening.
+/// The error of opening a journal that fails with `why`.
 pub(super) fn unusable(path: &Path, why: &dyn std::error::Error) -> OpenError {
     OpenError::Unusable { place: path.display().to_string(), why: why.to_string() }
 }

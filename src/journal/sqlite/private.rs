@@ -1,7 +1,7 @@
-//! The journal's files are for their owner alone: they hold every event, and whoever opens the lock can hold it.
+//! The journal's files are private to their owner: they hold every event, and anyone who can open the lock can hold it.
 //!
-//! Rules: what we make is closed from the start, whatever the umask. What is found open is closed, and said once. A folder is closed
-//! only where nothing but the journal is in it, for others may have a right to what lies beside it.
+//! Rules: the files that we make are private from the start, whatever the umask. Files that are found open to others are closed, and this
+//! is logged once. A folder is closed only if nothing but the journal is in it, because others may have a right to its other files.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
@@ -14,13 +14,13 @@ use std::path::{Path, PathBuf};
 pub(super) const FILE: u32 = 0o600;
 /// The mode of the folders that we make.
 const FOLDER: u32 = 0o700;
-/// What anybody but the owner may do.
+/// The permissions of everybody but the owner.
 const OTHERS: u32 = 0o077;
-/// In a folder with this bit many users have files, as in `/tmp`.
+/// The sticky bit: many users have files in a folder with it, as in `/tmp`.
 const STICKY: u32 = 0o1000;
-/// What the names of the journal's files end with, after the name of the database.
+/// The suffixes of the journal's files, after the name of the database.
 const ENDINGS: [&str; 5] = ["", "-wal", "-shm", ".lock", BODIES];
-/// The same of the folder of large bodies.
+/// The suffix of the folder of large bodies.
 pub(super) const BODIES: &str = "-bodies";
 
 /// A file whose name is the database's with this ending.
@@ -30,7 +30,7 @@ pub(super) fn beside(database: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// Makes a folder, and those above it, as far as they are missing, so that a loss of power leaves them there.
+/// Makes a folder and its missing parents, so that they survive a loss of power.
 pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
     let missing: Vec<&Path> = folder.ancestors().take_while(is_missing).collect();
@@ -38,7 +38,7 @@ pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     for parent in missing.iter().filter_map(|made| made.parent()) {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         match File::open(parent).and_then(|parent| parent.sync_all()) {
-            // Who may make a folder there may not always read it, and some file systems sync no folder.
+            // A folder that we may write to may not be readable, and some file systems sync no folder.
             Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => {}
             synced => synced?,
         }
@@ -46,7 +46,7 @@ pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Closes to others what they may open of the journal at `path`, and says so. `path` is without links.
+/// Takes the permissions of others off the files of the journal at `path`, and logs it. `path` is without links.
 pub(super) fn close(path: &Path) {
     let files = ENDINGS.map(|ending| beside(path, ending));
     let folder = path.parent().filter(|folder| is_ours_alone(folder, path).unwrap_or(false)).map(Path::to_owned);

@@ -1,7 +1,7 @@
 //! The database file: its tables, its settings, and how it is recognised before anything in it is touched.
 //!
-//! Rules: a file that is not ours, or that a newer version wrote, is left exactly as it was found. One of the newest format is opened
-//! without writing: on a full disk, too, the daemon starts, and answers.
+//! Rules: a file that is not ours, or that a newer version wrote, is left exactly as it was found. A file of the newest format is opened
+//! without writing, so that the daemon starts and answers on a full disk, too.
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -19,20 +19,19 @@ use super::private;
 
 /// The newest format this version reads and writes (`PRAGMA user_version`).
 pub(super) const FORMAT: i64 = FORMATS.len() as i64;
-/// Bytes of a page in a new journal. A commit writes every page that it touches as a whole, so small pages write less: at
-/// 1,000 envelopes of 4 KiB a second 18 KB each in place of 24 KB. Smaller ones yet cost more system calls than they save. An older
-/// journal keeps the pages it was made with.
+/// Bytes of a page in a new journal; an older journal keeps its page size. A commit writes whole pages, so small pages write less: at 1,000
+/// envelopes of 4 KiB a second 18 KB for each instead of 24 KB. Still smaller pages cost more system calls than they save.
 pub(super) const PAGE: u32 = 2048;
-/// What is left of the log file when it starts over: more than it grows to between checkpoints, because writing over blocks that
-/// are there is much cheaper than allocating them anew. When it is quiet nothing is left.
+/// What stays of the WAL's file when it starts over: more than it grows to between checkpoints, because overwriting blocks is much cheaper
+/// than allocating them. While the journal is quiet the file is cut to nothing.
 const LOG_KEPT: u32 = 16 << 20;
 
-/// What each format added, the first one first: a journal of format n is brought up to date by all that follow its first n.
+/// The changes of each format, the oldest first. A journal of format n is brought up to date by those that follow its first n.
 ///
-/// `record` stays narrow so that walking over it is cheap; bodies lie apart, and those over 1 MiB in files that `file` names.
+/// `record` stays narrow so that a scan of it is cheap. Bodies are apart, and those over 1 MiB in files that `file` names.
 ///
-/// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it;
-/// above the watermark every record with the target's bit waits. So what waits untried costs no row at all.
+/// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it. Above the watermark
+/// every record with the target's bit waits. So an untried record costs no row.
 pub(super) const FORMATS: [&str; 13] = [
     "
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), next_record INTEGER NOT NULL);
@@ -160,7 +159,7 @@ UPDATE target SET delivered_at = (SELECT max(at) FROM step WHERE step.target = t
 ",
 ];
 
-/// Opens the connection that writes, making the file when there is none.
+/// Opens the connection that writes, and makes the file if there is none.
 pub(super) fn open(settings: &Settings) -> Result<Connection, OpenError> {
     recognise(&settings.path)?;
     let conn = Connection::open(&settings.path).map_err(|e| unusable(&settings.path, &e))?;
@@ -168,7 +167,7 @@ pub(super) fn open(settings: &Settings) -> Result<Connection, OpenError> {
     Ok(conn)
 }
 
-/// Opens a connection that only moves the log into the file.
+/// Opens a connection that only moves the WAL into the file.
 pub(super) fn open_mover(path: &Path) -> Result<Connection, OpenError> {
     let mover = || {
         let conn = Connection::open(path)?;
@@ -183,7 +182,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     reader(path).map_err(|e| unusable(path, &e))
 }
 
-/// The same, for whoever does not open the journal.
+/// The same, for callers that do not open the journal.
 pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
@@ -194,8 +193,8 @@ pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(conn)
 }
 
-/// Where the file is when every link is followed, which is where all that stands beside it belongs: two names of one journal have
-/// one lock. Makes what is missing, the file as an empty one.
+/// The path of the file with every link followed. The files beside it are named after this path: two names of one journal have one lock.
+/// Makes missing folders, and an empty file if there is none.
 pub(super) fn whereabouts(path: &Path) -> Result<PathBuf, OpenError> {
     let found = || {
         if let Some(folder) = path.parent() {
@@ -209,7 +208,7 @@ pub(super) fn whereabouts(path: &Path) -> Result<PathBuf, OpenError> {
     found().map_err(|e| unusable(path, &e))
 }
 
-/// Takes the journal for this process alone, until the file is dropped.
+/// Locks the journal for this process, until the returned file is dropped.
 pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     let name = private::beside(path, ".lock");
     let file = File::options().create(true).truncate(false).write(true).mode(private::FILE).open(name);
@@ -221,12 +220,12 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// What marks the file.
+/// The state that the file's mark tells.
 pub(super) fn state(path: &Path) -> Result<State, OpenError> {
     marks::state(path, FORMAT)
 }
 
-/// Makes sure that a relay may start on a journal.
+/// Fails unless a relay may start on the journal.
 fn recognise(path: &Path) -> Result<(), OpenError> {
     let place = path.display().to_string();
     match state(path)? {
@@ -236,7 +235,7 @@ fn recognise(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Makes the tables in a file that is empty, marked as filling.
+/// Makes the tables in an empty file and marks it as filling.
 pub(super) fn begin(conn: &Connection, by: MoveId) -> rusqlite::Result<()> {
     conn.execute_batch(&format!(
         "PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;
@@ -248,7 +247,7 @@ pub(super) fn begin(conn: &Connection, by: MoveId) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// A statement is planned once: without this, one whose plan could depend on its parameters is planned again for each use.
+/// Makes SQLite plan a statement once. Otherwise a statement whose plan could depend on its parameters is planned again for each use.
 fn keep_plans(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
@@ -259,7 +258,7 @@ fn prepare(conn: &Connection, sync: Sync) -> rusqlite::Result<()> {
     conn.set_prepared_statement_cache_capacity(64);
     let found = conn.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0))? as usize;
     if found == 0 {
-        // Pages and vacuum can only be chosen before the first table, and vacuum is a write, which a full disk does not take.
+        // Page size and vacuum can only be chosen before the first table. Choosing vacuum is a write, which fails on a full disk.
         conn.execute_batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = INCREMENTAL;"))?;
     }
     let missing = FORMATS.get(found..).unwrap_or_default().concat();

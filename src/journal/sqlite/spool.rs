@@ -1,7 +1,7 @@
 //! The folder of large bodies.
 //!
-//! Rule: files of no record are removed: by whoever drops them, and after a crash by the next start.
-//! Knows nothing of what is in a body.
+//! Rule: files of no record are removed when their last handle is dropped, and after a crash by the next start. The folder knows nothing of
+//! what is in a body.
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File};
@@ -23,14 +23,14 @@ use super::private::{BODIES, beside};
 #[derive(Debug)]
 pub(super) struct Spool {
     folder: PathBuf,
-    /// Whether files are to survive a loss of power.
+    /// Whether files must survive a loss of power.
     pub(super) durable: bool,
     /// Bytes taken by files, those being written included.
     taken: Arc<AtomicU64>,
 }
 
 impl Spool {
-    /// The folder beside the database at `journal`, made when there is none. Readable for its owner only.
+    /// Opens the folder beside the database at `journal`, or makes it. It is readable for its owner only.
     pub(super) fn open(journal: &Path, sync: Sync) -> io::Result<Self> {
         let spool = Self { folder: beside(journal, BODIES), durable: sync == Sync::Full, taken: Arc::default() };
         match DirBuilder::new().mode(0o700).create(&spool.folder) {
@@ -43,7 +43,7 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Removes every file that no record names, and counts the others.
+    /// Removes every file that no record names. `bytes` is what the others take.
     pub(super) fn clear(&self, named: &HashSet<String>, bytes: u64) -> io::Result<()> {
         let mut removed = 0_u64;
         for entry in std::fs::read_dir(&self.folder)? {
@@ -87,19 +87,19 @@ impl Spool {
         self.taken.fetch_sub(len, Ordering::Relaxed);
     }
 
-    /// A new file.
+    /// Creates a new file.
     pub(super) fn create(&self) -> io::Result<BodyFile> {
         let path = self.folder.join(uuid::Uuid::new_v4().simple().to_string());
         File::options().write(true).create_new(true).mode(0o600).open(&path)?;
         Ok(BodyFile::begun(path))
     }
 
-    /// Makes the names of the files in it durable.
+    /// Makes the names of the files in the folder durable.
     pub(super) fn sync_folder(&self) -> io::Result<()> {
         File::open(&self.folder)?.sync_all()
     }
 
-    /// Makes the file of a body as durable as the journal is to be.
+    /// Syncs the file of a body to the disk if the journal must survive a loss of power.
     pub(super) async fn sync(&self, body: &Body) -> Result<(), JournalError> {
         if BodyFile::of(body).is_none() {
             return Err(JournalError::Failed("the body is another journal's".into()));
@@ -118,7 +118,7 @@ impl Spool {
     }
 }
 
-/// What an error of the file system is for the caller.
+/// The error that a caller gets for an error of the file system.
 pub(super) fn failure(error: &io::Error) -> JournalError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {

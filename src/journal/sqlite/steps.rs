@@ -1,6 +1,6 @@
-//! The rows of steps: how each target fared in five minutes, and after 48 hours in one.
+//! The rows of steps: how each target fared in five minutes or, after 48 hours, in one hour.
 //!
-//! Rule: added to in the transaction of whatever else is committed. A step that begins an hour may hold that hour.
+//! Rule: steps are written in a transaction with other changes. A step that begins an hour may hold the whole hour.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(super) fn write(conn: &Connection, target: TargetId, step: &Step) -> rusqlit
     .map(drop)
 }
 
-/// Makes the steps of each hour one when they are over 48 hours old, and forgets what is older than 90 days.
+/// Merges the steps of each hour that are over 48 hours old, and removes those that are older than 90 days.
 pub(super) fn forget(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> {
     let fine = (now - FINE).hour().cast_signed() * HOUR;
     conn.prepare_cached(
@@ -50,7 +50,7 @@ pub(super) fn forget(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> 
     conn.prepare_cached("DELETE FROM step WHERE at < ?1")?.execute([(now - KEPT).as_millis().cast_signed()]).map(drop)
 }
 
-/// The steps since the beginning of an hour, by the name of their target.
+/// The steps since the beginning of an hour, by the target's name.
 pub(super) fn read(conn: &Connection, shared: &Shared, hour: i64) -> rusqlite::Result<BTreeMap<Arc<str>, Vec<Step>>> {
     let mut select = conn.prepare_cached(
         "SELECT target, at, accepted, delivered, lost, waiting, lag FROM step WHERE at >= ?1 ORDER BY at",
@@ -79,7 +79,7 @@ mod tests {
 
     const DAY: i64 = 24 * HOUR;
     const FIVE_MINUTES: i64 = HOUR / 12;
-    /// A day's beginning.
+    /// The beginning of a day.
     const BEGAN: i64 = 20_000 * DAY;
 
     fn at(ms: i64) -> Timestamp {

@@ -1,4 +1,4 @@
-//! What waits for one target, counted: kept in memory beside the rows, counted anew from the rows at every start.
+//! The counted backlog of one target: kept in memory beside the rows, and counted from the rows at every start.
 
 use std::sync::Arc;
 
@@ -11,32 +11,32 @@ pub(super) struct Tally {
     pub(super) envelopes: u64,
     /// Their bodies in bytes.
     pub(super) bytes: u64,
-    /// By the project's number, then by category.
+    /// Quantities by the project's number, then by category.
     projects: Vec<[u64; Category::ALL.len()]>,
 }
 
 impl Tally {
-    /// A record begins to wait.
+    /// Adds a record that begins to wait.
     pub(super) fn enter(&mut self, project: u32, size: u64, quantities: &Quantities) {
         self.envelopes += 1;
         self.bytes += size;
         self.add(project, quantities);
     }
 
-    /// A record waits no longer.
+    /// Takes off a record that waits no longer.
     pub(super) fn leave(&mut self, project: u32, size: u64, quantities: &Quantities) {
         self.envelopes = self.envelopes.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(size);
         self.take(project, quantities);
     }
 
-    /// Part of a record's items wait no longer.
+    /// Changes the quantities of a record, part of which waits no longer.
     pub(super) fn change(&mut self, project: u32, before: &Quantities, after: &Quantities) {
         self.take(project, before);
         self.add(project, after);
     }
 
-    /// The figures with the projects' names.
+    /// The quantities with the projects' names.
     pub(super) fn quantities(&self, names: &[Arc<str>]) -> Vec<(Arc<str>, Category, u64)> {
         let mut all = Vec::new();
         for (name, counts) in names.iter().zip(&self.projects) {

@@ -1,12 +1,12 @@
 //! The journal's threads.
 //!
-//! Rule: one that panics ends the process. Without it nothing would be answered any more, and nothing would say so; what starts the
-//! relay again finds the journal whole.
+//! Rule: a thread that panics ends the process. Without the thread nothing would be answered any more, and nothing would say so. The next
+//! start finds the journal whole.
 
 use std::io;
 use std::thread::{self, Builder, JoinHandle};
 
-/// Starts a thread of that name.
+/// Starts a thread with this name.
 pub(super) fn start<T: Send + 'static>(
     name: &'static str,
     run: impl FnOnce() -> T + Send + 'static,
@@ -17,7 +17,7 @@ pub(super) fn start<T: Send + 'static>(
     })
 }
 
-/// Dropped when the thread of that name ends.
+/// Dropped when the thread with this name ends.
 struct Ended(&'static str);
 
 impl Drop for Ended {

@@ -1,7 +1,7 @@
-//! A journal in a SQLite file, moved out of or into: the file, its lock and its marks ([`crate::journal::transfer`]).
+//! A journal in a SQLite file as the source or target of a move: the file, its lock and its marks ([`crate::journal::transfer`]).
 //!
-//! Rules: the lock is held for as long as the move lasts. The source is brought up to date as by any start, then only read,
-//! but for its mark. The target is written with a rollback journal, so that its mark is in the header that whoever opens it looks at first.
+//! Rules: the lock is held for as long as the move lasts. The source is brought up to date as by any start, then only read, except for its
+//! mark. The target is written with a rollback journal, so that its mark is in the header, which is read before the file is opened.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -22,17 +22,17 @@ mod contents;
 mod export;
 mod import;
 
-/// A journal in a SQLite file that nobody else has.
+/// A journal in a SQLite file, locked for this process.
 #[derive(Debug)]
 pub struct SqliteStore {
     path: PathBuf,
     sync: Sync,
-    /// Held for as long as the file is ours.
+    /// Locked while this process owns the file.
     _lock: File,
 }
 
 impl SqliteStore {
-    /// Takes the journal at `settings.path`. It is made when there is none only if it `may_be_new`.
+    /// Opens the journal at `settings.path`. Makes it if there is none, but only if it `may_be_new`.
     pub fn open(settings: &Settings, may_be_new: bool) -> Result<Self, TransferError> {
         if !may_be_new && !settings.path.exists() {
             return Err(TransferError::Refused(format!("{} does not exist", settings.path.display())));
@@ -41,13 +41,13 @@ impl SqliteStore {
         let lock = schema::lock(&path)?;
         private::close(&path);
         if schema::state(&path)? == State::Ready {
-            // One of an older format is brought up to date, as by any start.
+            // A journal of an older format is brought up to date, as by any start.
             drop(schema::open(&Settings { path: path.clone(), ..settings.clone() })?);
         }
         Ok(Self { path, sync: settings.sync, _lock: lock })
     }
 
-    /// Does something with the file on a thread of its own.
+    /// Runs `act` on the file, in a thread where it may block.
     fn with<T: Send + 'static>(
         &self,
         act: impl FnOnce(&Path) -> Result<T, Trouble> + Send + 'static,
@@ -66,7 +66,7 @@ impl Store for SqliteStore {
         self.with(|path| Ok(schema::state(path)?))
     }
 
-    /// The lock says that nobody is on it.
+    /// The lock ensures that no relay runs on it.
     fn expect_idle(&self) -> BoxFuture<'_, Result<(), TransferError>> {
         Box::pin(std::future::ready(Ok(())))
     }
@@ -100,7 +100,7 @@ impl Store for SqliteStore {
     }
 }
 
-/// What goes wrong with the database, with a file or with the move.
+/// An error of the database, of a file or of the move.
 type Trouble = Box<dyn std::error::Error>;
 
 fn told(path: &Path, trouble: Trouble) -> TransferError {

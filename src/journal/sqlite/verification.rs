@@ -1,8 +1,8 @@
-//! The look for events at their upstreams, in the database: a cursor per target, and a row for each event below it that is not
-//! known to be stored ([`crate::journal::verification`]).
+//! Verification in the database: a cursor per target, and a row for each event below it that is not known to be stored
+//! ([`crate::journal::verification`]).
 //!
-//! Rule: an event that is found at the first look costs no row. The cursor never passes a target's watermark, below which an event
-//! was taken if no row of `pending` or `missed` names it.
+//! Rule: an event that is found at the first lookup costs no row. The cursor never passes a target's watermark, below which the target took
+//! each event that no row of `pending` or `missed` names.
 
 use std::sync::Arc;
 
@@ -28,13 +28,13 @@ pub(super) use anew::look_again;
 pub(super) use content::{contents, forget as forget_contents, sampled};
 pub(super) use notes::{note, repair};
 
-/// Records looked at in one go.
+/// The most records of one scan.
 const SCAN: usize = 4096;
-/// How many records one look at what is kept takes, and about how many bytes of them.
+/// The most records of one step of [`kept`], and about how many bytes of bodies.
 const LOOK: i64 = 256;
 const LOOK_BYTES: usize = 4 << 20;
 
-/// How far the look for a target's events came: a record's number.
+/// A target's cursor: a record's number.
 fn cursor(conn: &Connection, target: TargetId) -> rusqlite::Result<u64> {
     let mut select = conn.prepare_cached("SELECT reached FROM verification WHERE target = ?1")?;
     let reached = select.query_row([target.0], |row| row.get::<_, i64>(0)).optional()?;
@@ -46,14 +46,14 @@ fn watermark(conn: &Connection, target: TargetId) -> rusqlite::Result<u64> {
     Ok(select.query_row([target.0], |row| row.get::<_, i64>(0)).optional()?.map_or(0, i64::cast_unsigned))
 }
 
-/// What is to be looked for.
+/// The events to look up.
 pub(super) fn wanted(
     conn: &Connection,
     shared: &Shared,
     target: &Target,
     (bound, now, limit): (Cursor, Timestamp, usize),
 ) -> rusqlite::Result<Batch> {
-    // One snapshot: the cursor, the watermark and the rows belong together.
+    // One snapshot, because the cursor, the watermark and the rows belong together.
     let conn = &*conn.unchecked_transaction()?;
     let (from, settled) = (cursor(conn, target.id)?, watermark(conn, target.id)?);
     let (at, bound) = (Cursor::from_number(from), bound.number().min(settled));
@@ -67,7 +67,7 @@ pub(super) fn wanted(
     Ok(batch)
 }
 
-/// The events whose first look was put off, the newest first. One that is due is handed out with the others that are.
+/// The events whose first lookup was put off, the newest first. [`wanted`] returns those that are due.
 pub(super) fn put_off(
     conn: &Connection,
     shared: &Shared,
@@ -75,7 +75,7 @@ pub(super) fn put_off(
     (now, limit): (Timestamp, usize),
 ) -> rusqlite::Result<PutOff> {
     let conn = &*conn.unchecked_transaction()?;
-    // Below the first record that is kept there is nothing to read.
+    // Below the first kept record there is nothing to read.
     let meant = format!(
         "l.target = ?1 AND l.state = {PUT_OFF} AND l.due > ?2 AND l.record >= (SELECT coalesce(min(id), 0) FROM record)"
     );
@@ -96,7 +96,7 @@ pub(super) fn put_off(
     Ok(found)
 }
 
-/// Every event that the target took, of the records of one scan.
+/// The events of one scan that the target took.
 pub(super) fn taken(
     conn: &Connection,
     shared: &Shared,
@@ -115,17 +115,17 @@ pub(super) fn taken(
     Ok(Taken { events, settled, next: scan.more.then_some(Cursor::from_number(scan.last)) })
 }
 
-/// What a walk over records found.
+/// The result of a scan.
 struct Scan {
     events: Vec<Wanted>,
     waiting: Vec<RecordId>,
-    /// The last record looked at.
+    /// The last record that was scanned.
     last: u64,
-    /// Whether there are more behind it.
+    /// Whether there are more records behind it.
     more: bool,
 }
 
-/// Walks over the records after `from` and up to `to`, until `limit` events that the target took are found.
+/// Scans records after `from` and up to `to`, until `limit` events that the target took are found or [`SCAN`] records were read.
 fn scan(
     conn: &Connection,
     shared: &Shared,
@@ -161,7 +161,7 @@ fn scan(
         }
         match (row.get::<_, bool>(6)?, row.get::<_, bool>(7)?) {
             (true, _) => found.waiting.push(RecordId(found.last)),
-            // It, or part of it, was refused or dropped: the upstream may lack the event.
+            // All or part of it was refused or dropped: the upstream may lack the event.
             (false, true) => {}
             (false, false) => found.events.extend(event(shared, row, State::Stored)?),
         }
@@ -170,7 +170,7 @@ fn scan(
     Ok(found)
 }
 
-/// The event of a row; `None` when it has no id. `state` is that of an event without a row of its own.
+/// The event of a row; `None` if it has no id. `state` is the state of an event without a row of its own.
 fn event(shared: &Shared, row: &Row<'_>, state: State) -> rusqlite::Result<Option<Wanted>> {
     let Ok(Some(id)) = row.get::<_, Option<[u8; 16]>>(2) else { return Ok(None) };
     let Some(project) = shared.projects().get(row.get::<_, u32>(1)? as usize).cloned() else { return Ok(None) };
@@ -193,7 +193,7 @@ const ROWS: &str = "r.id, r.project, r.event_id, r.accepted_at, r.quantities, r.
     EXISTS (SELECT 1 FROM pending p WHERE p.target = l.target AND p.record = l.record), 0, l.state, l.looks, l.repairs
     FROM look l JOIN record r ON r.id = l.record";
 
-/// Adds the rows that are due, of records that are kept.
+/// Adds the events that are due, of kept records.
 fn due(
     conn: &Connection,
     shared: &Shared,
@@ -213,7 +213,7 @@ fn due(
     Ok(())
 }
 
-/// The events that are missing.
+/// The events that are missing at the target.
 pub(super) fn missing(
     conn: &Connection,
     shared: &Shared,
@@ -235,7 +235,7 @@ pub(super) fn missing(
     Ok(missing)
 }
 
-/// How many events are in which state.
+/// The numbers of events by state.
 pub(super) fn standings(conn: &Connection, shared: &Shared) -> rusqlite::Result<Vec<Standing>> {
     let mut select = conn.prepare_cached(
         "SELECT target, project, count(*) FILTER (WHERE state = 1), count(*) FILTER (WHERE state = 0),
@@ -255,9 +255,9 @@ pub(super) fn standings(conn: &Connection, shared: &Shared) -> rusqlite::Result<
     rows.collect()
 }
 
-/// The newest record with this event id, of an error event where there is one.
+/// The newest record with this event id; the newest of an error event if there is one.
 pub(super) fn record_of(conn: &Connection, shared: &Shared, id: EventId) -> rusqlite::Result<Option<Arc<Record>>> {
-    // Records are not indexed by their event id: this is asked by people, one event at a time.
+    // Records are not indexed by their event id, because only people look up records by it, one event at a time.
     let sql = format!(
         "SELECT {COLUMNS} FROM record r {TABLES} WHERE r.event_id = ?1 AND r.quantities <> ''
          ORDER BY ' ' || r.quantities LIKE '% error=%' DESC, r.id DESC LIMIT 1"
@@ -267,7 +267,7 @@ pub(super) fn record_of(conn: &Connection, shared: &Shared, id: EventId) -> rusq
     decode::first(conn, shared, select.query([id.as_slice()])?)
 }
 
-/// The records behind this one, until there are enough.
+/// The kept records behind `after`, as many as one step takes.
 pub(super) fn kept(conn: &Connection, shared: &Shared, after: Cursor) -> rusqlite::Result<Kept> {
     let mut select = conn
         .prepare_cached(&format!("SELECT {COLUMNS} FROM record r {TABLES} WHERE r.id > ?1 ORDER BY r.id LIMIT ?2"))?;

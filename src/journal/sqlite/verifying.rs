@@ -1,4 +1,4 @@
-//! What [`Verification`] asks of the journal, handed to the writer and the reader.
+//! [`Verification`] of a SQLite journal: hands its calls to the writer and the reader.
 
 use crate::clock::Timestamp;
 use crate::journal::verification::{

@@ -1,10 +1,10 @@
-//! What is in the file, counted anew from its rows.
+//! The contents of the file, counted from its rows.
 
 use rusqlite::Connection;
 
 use crate::journal::transfer::{Contents, TABLES};
 
-/// Counts it.
+/// Counts the contents.
 pub(super) fn read(conn: &Connection) -> rusqlite::Result<Contents> {
     let mut contents = Contents::default();
     let number = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, Option<i64>>(0)).map(Option::unwrap_or_default);

@@ -1,4 +1,4 @@
-//! Tells what is in the file, table by table and record by record.
+//! Exports the file, table by table and record by record.
 
 use std::fs::File;
 use std::io;
@@ -17,7 +17,7 @@ use crate::journal::transfer::{
 
 use super::Trouble;
 
-/// Tells everything.
+/// Exports everything.
 pub(super) fn run(path: &Path, conn: &Connection, to: &Sender<Entry>) -> Result<(), Trouble> {
     let tell = Telling { path, conn, to };
     let secret = conn.query_row("SELECT secret FROM meta", [], |row| row.get(0));
@@ -31,7 +31,7 @@ pub(super) fn run(path: &Path, conn: &Connection, to: &Sender<Entry>) -> Result<
     tell.say(Part::End)
 }
 
-/// How far a target came, and the look for its events.
+/// A target's watermark, and its cursor of verification.
 struct Marks {
     watermark: i64,
     looked: i64,
@@ -125,7 +125,7 @@ impl Telling<'_> {
         Ok(())
     }
 
-    /// A record whose body is in a file.
+    /// Exports a record whose body is in a file.
     fn take_file(&self, mut record: Box<Record>, name: &str) -> Result<(), Trouble> {
         let folder = beside(self.path, BODIES);
         if !folder.is_dir() {
@@ -135,7 +135,7 @@ impl Telling<'_> {
         let is_whole = |file: &File| file.metadata().is_ok_and(|meta| meta.len() == record.size.cast_unsigned());
         let file = match File::open(folder.join(name)) {
             Ok(file) if is_whole(&file) => file,
-            // It is set aside there as it would be here.
+            // The target sets the record aside, as the source would.
             Ok(_) => return self.say(Part::Record(record)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.say(Part::Record(record)),
             Err(error) => return Err(TransferError::Failed(format!("the body {name}: {error}")).into()),
@@ -148,7 +148,7 @@ impl Telling<'_> {
         })
     }
 
-    /// A record whose body is in the database.
+    /// Exports a record whose body is in the database.
     fn take_row(&self, mut record: Box<Record>, id: i64, length: Option<i64>) -> Result<(), Trouble> {
         if length != Some(record.size) {
             return self.say(Part::Record(record));
@@ -179,10 +179,10 @@ impl Telling<'_> {
     }
 }
 
-/// A record without its body and what hangs on it, and where the former is.
+/// A record without its body and its rows, and where the body is.
 struct Kept {
     record: Box<Record>,
-    /// The bytes of a body in the database.
+    /// The length of a body in the database.
     length: Option<i64>,
     file: Option<String>,
 }

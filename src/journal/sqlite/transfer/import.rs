@@ -1,4 +1,4 @@
-//! Keeps what comes in a new file, in transactions of bounded size.
+//! Stores entries in a new file, in transactions of bounded size.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -23,21 +23,21 @@ use crate::journal::transfer::{
 
 use super::Trouble;
 
-/// So many bytes, or so many entries, are committed at once.
+/// The bytes, or the entries, after which a transaction is committed.
 const BYTES: usize = 4 << 20;
 const ENTRIES: usize = 4096;
 
-/// The rows of what a target was not tried for, between two numbers.
+/// Writes rows for a target's untried records between two numbers.
 const UNTRIED: &str = "INSERT OR IGNORE INTO pending (target, record, due, attempts, strikes)
     SELECT ?1, id, accepted_at, 0, 0 FROM record WHERE id >= ?2 AND id < ?3 AND targets & (1 << ?1)";
-/// Those of its events that were not looked for.
+/// Writes rows for those of its events that were not looked up.
 const UNLOOKED: &str = "INSERT OR IGNORE INTO look (target, record, project, state, due, looks, since, repairs)
     SELECT ?1, id, project, 0, accepted_at, 0, accepted_at, 0 FROM record r
     WHERE id >= ?2 AND id < ?3 AND targets & (1 << ?1) AND event_id IS NOT NULL
     AND ' ' || quantities || ' ' LIKE '% error=1 %'
     AND NOT EXISTS (SELECT 1 FROM missed m WHERE m.target = ?1 AND m.record = r.id)";
 
-/// Fills the file, counting the records.
+/// Fills the file, and counts the records in `kept`.
 pub(super) fn run(
     path: &Path,
     (by, sync): (MoveId, Sync),
@@ -67,7 +67,7 @@ pub(super) fn run(
     Err(TransferError::CutOff.into())
 }
 
-/// Leaves nothing of what was there.
+/// Removes what was there.
 fn empty(path: &Path, sync: Sync) -> std::io::Result<()> {
     for ending in ["-wal", "-shm", "-journal"] {
         match std::fs::remove_file(beside(path, ending)) {
@@ -82,12 +82,12 @@ fn empty(path: &Path, sync: Sync) -> std::io::Result<()> {
 struct Filling<'c> {
     conn: &'c Connection,
     folder: Spool,
-    /// The numbers of projects, by those of the source.
+    /// The numbers of projects in this file, by those of the source.
     projects: HashMap<i64, i64>,
     targets: Vec<Passing>,
     /// The number of the last record.
     last: i64,
-    /// The body that is being written, and how much of it is to come.
+    /// The body that is being written, and how many bytes are to come.
     file: Option<(File, u64)>,
     /// Entries and bytes of the transaction.
     uncommitted: (usize, usize),
@@ -99,7 +99,7 @@ impl Filling<'_> {
             Part::Secret(secret) => {
                 self.conn.execute("UPDATE meta SET secret = ?1", [secret])?;
             }
-            // The configuration file says it here.
+            // Here the configuration file names the primary.
             Part::Primary(_) | Part::End => {}
             Part::Target(target) => self.target(&target)?,
             Part::Project(number, name) => {
@@ -134,7 +134,7 @@ impl Filling<'_> {
         Ok(())
     }
 
-    /// Writes a row, of a record if it belongs to one.
+    /// Writes a row; `record` is the record that it belongs to, if any.
     fn row(&self, table: &Table, row: Row, record: Option<i64>) -> rusqlite::Result<()> {
         let mut names: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
         let value = |((_, kind), value): (&(_, Kind), Value)| match value {
@@ -221,7 +221,7 @@ impl Filling<'_> {
         Ok(())
     }
 
-    /// Writes how far everything came.
+    /// Writes the watermarks and cursors, and commits.
     fn end(&self) -> Result<(), Trouble> {
         self.folder.sync_folder()?;
         for (target, passing) in self.targets.iter().enumerate() {

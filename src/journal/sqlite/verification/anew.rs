@@ -1,4 +1,4 @@
-//! An event that is delivered again is looked for again.
+//! Looks up an event again after it is delivered again.
 
 use rusqlite::{Connection, params};
 
@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::journal::TargetId;
 use crate::protocol::category::{Category, Quantities};
 
-/// Notes that a record waits for a target again: what the cursor has passed is looked for once more.
+/// Notes that a record waits for a target again. An event below the cursor is looked up once more.
 pub(in crate::journal::sqlite) fn look_again(
     conn: &Connection,
     target: TargetId,

@@ -1,7 +1,7 @@
-//! Stored events that were compared with what was sent, in the database: counts by the hour, the kinds that were compared, and the
-//! newest differences.
+//! Comparisons of stored events with what was sent, in the database: counts by the hour, the kinds that were compared, and the newest
+//! differences.
 //!
-//! Rule: bounded whatever is noted. What is known of a kind may be forgotten: it is compared once more then.
+//! Rule: everything is bounded. A kind that is forgotten is compared once more.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -16,7 +16,7 @@ use crate::telemetry::verification::FieldDifference;
 
 const HOUR: i64 = 3_600_000;
 
-/// Notes what was compared.
+/// Writes comparisons.
 pub(super) fn write(
     conn: &Connection,
     target: TargetId,
@@ -55,7 +55,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Forgets what is too old, and the oldest kinds of those that are too many.
+/// Removes what is too old, and the oldest kinds of a target that has too many.
 pub(in crate::journal::sqlite) fn forget(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> {
     let ms = |at: Timestamp| at.as_millis().cast_signed();
     let oldest = now - KEPT;
@@ -74,7 +74,7 @@ pub(in crate::journal::sqlite) fn forget(conn: &Connection, now: Timestamp) -> r
     Ok(())
 }
 
-/// How much was compared in the last 24 hours, and when which kinds were.
+/// How many events were compared in the last 24 hours and in this one, and when events of these kinds last were.
 pub(in crate::journal::sqlite) fn sampled(
     conn: &Connection,
     target: TargetId,
@@ -97,7 +97,7 @@ pub(in crate::journal::sqlite) fn sampled(
     Ok(sampled)
 }
 
-/// What was compared since the beginning of that hour.
+/// The comparisons since the beginning of that hour.
 pub(in crate::journal::sqlite) fn contents(
     conn: &Connection,
     shared: &Shared,

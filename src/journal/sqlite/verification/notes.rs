@@ -1,4 +1,4 @@
-//! What was found of events is written: the cursor, the rows, what is posted, and what is sent again.
+//! Writes findings: the cursor, the rows, the postings, and the repairs.
 //!
 //! Rule: rows and postings change in one transaction, and nothing changes twice.
 
@@ -17,10 +17,10 @@ use crate::policy::outcome::Outcome;
 
 use super::{content, cursor};
 
-/// A dead letter that was written: the project of its record, and its bytes.
+/// A dead letter that was written: the project of its record, and its size in bytes.
 pub(in crate::journal::sqlite) type Lettered = (u32, u64);
 
-/// Writes what was found of one target; returns the dead letters that came of it.
+/// Writes the findings of one target; returns the dead letters that it wrote.
 pub(in crate::journal::sqlite) fn note(
     conn: &Connection,
     target: &Target,
@@ -47,7 +47,7 @@ pub(in crate::journal::sqlite) fn note(
     Ok(writer.letters)
 }
 
-/// The rows of one target while its findings are written.
+/// Writes the findings of one target.
 struct Writing<'a> {
     conn: &'a Connection,
     target: &'a Target,
@@ -62,11 +62,11 @@ impl Writing<'_> {
         select.exists(params![self.target.id.0, record.0.cast_signed()])
     }
 
-    /// Writes what was found of a record; `is_fresh`: the cursor passes it only now.
+    /// Writes the finding of a record; `is_fresh` if the cursor passes the record only now.
     fn note(&mut self, record: RecordId, finding: &Finding, is_fresh: bool) -> rusqlite::Result<()> {
         let mut select = self.conn.prepare_cached("SELECT project FROM record WHERE id = ?1")?;
         let project = select.query_row([record.0.cast_signed()], |row| row.get::<_, u32>(0)).optional()?;
-        // Pruned meanwhile: nobody will ever know, and its row goes when it comes due.
+        // The record was pruned meanwhile. Its row is removed when it comes due.
         let Some(project) = project else { return Ok(()) };
         let is_there = !is_fresh && self.has_row(record)?;
         let Some((posted, note)) = finding.note(is_fresh, is_there) else { return Ok(()) };
@@ -107,7 +107,7 @@ impl Writing<'_> {
             .map(drop)
     }
 
-    /// What was lost each time becomes a dead letter, which keeps its record and can be retried.
+    /// Makes a dead letter of an event that was lost each time. The dead letter keeps the record and can be retried.
     fn give_up(&mut self, record: RecordId, project: u32, why: &str) -> rusqlite::Result<()> {
         let mut select = self.conn.prepare_cached(
             "SELECT r.size, l.repairs FROM look l JOIN record r ON r.id = l.record WHERE l.target = ?1 AND l.record = ?2",
@@ -123,7 +123,7 @@ impl Writing<'_> {
         self.forget(record)
     }
 
-    /// Removes a bounded number of due rows whose records are gone. What was missing is lost for good then.
+    /// Removes a bounded number of due rows whose records are gone. A missing event is posted as lost.
     fn forget_gone(&mut self) -> rusqlite::Result<()> {
         let mut select = self.conn.prepare_cached(
             "SELECT l.record, l.project, l.state FROM look l WHERE l.target = ?1 AND l.due <= ?2
@@ -142,7 +142,7 @@ impl Writing<'_> {
     }
 }
 
-/// Lets missing events wait for their upstream again; returns how many. Those that were sent again before go one after the other.
+/// Lets missing events wait for their upstream again; returns how many. Events that were sent again before are spaced apart.
 pub(in crate::journal::sqlite) fn repair(
     conn: &Connection,
     target: &Arc<Target>,
@@ -181,7 +181,7 @@ pub(in crate::journal::sqlite) fn repair(
     Ok(taken)
 }
 
-/// When the last of those that go one after the other is sent.
+/// When the last of the events that are spaced apart is sent.
 fn last_alone(conn: &Connection, target: TargetId, repair: &Repair) -> rusqlite::Result<Timestamp> {
     let mut select =
         conn.prepare_cached("SELECT max(due) FROM look WHERE target = ?1 AND state = 0 AND looks = 0 AND repairs > 1")?;
