@@ -1,4 +1,4 @@
-//! What is promised of backfills.
+//! Promises about backfills.
 
 use super::*;
 use crate::journal::backfill::Scope;
@@ -26,7 +26,7 @@ pub(crate) async fn begin(journal: &Arc<dyn Journal>, scope: Scope) {
     assert!(begun.is_running());
 }
 
-/// So many records that `b` was not meant to get.
+/// Appends `n` records that `b` was not meant to get; returns their numbers.
 pub(crate) async fn withhold(journal: &Arc<dyn Journal>, n: u64, a: TargetId, b: TargetId) -> Vec<u64> {
     let mut ids = Vec::new();
     for second in 1..=n {
@@ -48,7 +48,7 @@ pub(crate) async fn a_backfill_gives_what_was_withheld_once_and_the_accounts_bal
     }
     subject.flush().await;
     begin(&journal, scope(b, at(2))).await;
-    // What comes after it began is none of its business.
+    // A backfill leaves records alone that come after it began.
     withhold(&journal, 1, a, b).await;
     let half = journal.backfill(b, BackfillStep::GoOn(2)).await.unwrap().unwrap();
     assert_eq!((half.taken, half.is_running()), (2, true));
@@ -57,7 +57,7 @@ pub(crate) async fn a_backfill_gives_what_was_withheld_once_and_the_accounts_bal
     subject.crash();
     let journal = subject.journal();
     assert_eq!(journal.backfills().await.unwrap(), [half]);
-    // An idle worker has looked whether there is anything.
+    // An idle worker has already looked for records.
     let mut got: Vec<u64> = ids(&journal.claim(b, at(9), 9).await.unwrap());
     let done = journal.backfill(b, BackfillStep::GoOn(9)).await.unwrap().unwrap();
     assert_eq!((done.taken, done.is_running()), (5, false));

@@ -1,13 +1,13 @@
-//! Bodies in files.
+//! Promises about bodies in files.
 
 use super::*;
 
-/// So many bytes, none like the one before.
+/// `size` bytes, each different from the one before.
 pub(crate) fn noise(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i * 31 + i / 251) as u8).collect()
 }
 
-/// A body written in uneven pieces.
+/// Writes a body in uneven pieces.
 pub(crate) async fn written(journal: &Arc<dyn Journal>, bytes: &[u8]) -> Result<Body, JournalError> {
     let mut writer = BodyWriter::new(Arc::clone(journal), Some("shop".into()));
     for piece in bytes.chunks(70_001) {

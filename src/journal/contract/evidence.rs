@@ -1,4 +1,4 @@
-//! The suite's promises about the evidence: it adds up, outlives restarts, and tells who got what.
+//! Promises about evidence: it adds up, outlives restarts, and tells which upstream got what.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,12 @@ use crate::telemetry::series::Step;
 
 use super::*;
 
-/// So many seconds after an hour's beginning not long ago: what is older than 90 days is forgotten.
+/// The time `second` seconds after the current hour began: evidence older than 90 days would be forgotten.
 fn today(second: u64) -> Timestamp {
     at(Clock::system().now().hour() * 3600 + second)
 }
 
-/// An observation of one upstream, made `second`s after the epoch by the process that started at 1 s.
+/// An observation of one upstream, made at `second` of the current hour by the process that started at second 1 of it.
 fn observation(second: u64, target: TargetId, performance: &[(u64, Performance)], changes: &[Change]) -> Observation {
     let mut observed = Observed::default();
     observed.hours = performance.iter().cloned().collect();

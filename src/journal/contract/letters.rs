@@ -1,8 +1,8 @@
-//! What is promised of dead letters.
+//! Promises about dead letters.
 
 use super::*;
 
-/// Appends one record and has it refused.
+/// Appends a record and settles it as refused; returns its number.
 async fn refuse(journal: &Arc<dyn Journal>, target: TargetId, second: u64, reason: &'static str) -> u64 {
     let id = journal.append(submission(at(second), &[target])).await.unwrap().number();
     let claims = journal.claim(target, at(1000), 9).await.unwrap();
@@ -14,7 +14,7 @@ async fn refuse(journal: &Arc<dyn Journal>, target: TargetId, second: u64, reaso
     id
 }
 
-/// Far beyond any clock that a backend may have.
+/// A time beyond the clock of any backend.
 fn later() -> Timestamp {
     Timestamp::from_millis(u64::from(u32::MAX) * 1000)
 }

@@ -1,4 +1,5 @@
-//! Records: appended, kept until all have settled them, found again after a crash; targets, keys and switches.
+//! Promises about records, which are appended, kept until all targets have settled them, and found after a crash; and about targets, keys
+//! and switches.
 
 use super::*;
 

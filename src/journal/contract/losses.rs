@@ -1,4 +1,4 @@
-//! What is promised of losses.
+//! Promises about losses.
 
 use std::collections::BTreeMap;
 

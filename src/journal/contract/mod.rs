@@ -1,8 +1,8 @@
-//! The suite that a journal passes, whatever it is made of: one function for each promise of the ports.
+//! The suite that every journal passes, whatever its backend: one function for each promise of the ports.
 //!
-//! A backend implements [`Backend`] and names a function that makes one of a given size: `contract::suite!(make)` is all its tests.
-//! One outside of this crate includes this file by its path, beside imports by which `crate::journal` and the others mean ours.
-//! Leases are judged by tokio's clock, which the suite moves.
+//! A backend implements [`Backend`] and names a function that makes one of a given size: `contract::suite!(make)` is all its tests. A
+//! backend outside of this crate includes this file by its path, beside imports that make `crate::journal` and the other modules ours.
+//! Leases end by tokio's clock, which the suite moves.
 
 pub(crate) mod backfill;
 pub(crate) mod bodies;
@@ -51,8 +51,8 @@ pub(crate) use queue::*;
 pub(crate) use shares::*;
 pub(crate) use subject::*;
 
-/// Every promise as a test of the backends that `$make` makes, a function from [`ByteSize`] to `Box<dyn Backend>`. `contract` is in
-/// scope where this is called.
+/// Makes a test of each promise for the backends that `$make` makes, a function from [`ByteSize`] to `Box<dyn Backend>`. The caller has
+/// `contract` in scope.
 macro_rules! suite {
     ($make:path) => {
         contract::suite! {

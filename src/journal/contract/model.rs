@@ -1,6 +1,6 @@
-//! Random calls against a plain model: after every call the claims, the counts and the accounts are what the model says.
+//! Random calls against a simple model. After every call the claims, the counts and the accounts are what the model says.
 //!
-//! The model is a map of what waits; it knows nothing of watermarks, queues or files.
+//! The model is a map of waiting records. It knows nothing of watermarks, queues or files.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::*;
 /// One call. Targets and claims are picked by position among those there are.
 #[derive(Clone, Debug)]
 enum Call {
-    /// Up to so many records for the targets of the mask, of so many errors each.
+    /// Appends `count` records of `errors` errors each, for the targets of the mask.
     Append {
         count: u8,
         mask: u8,
@@ -27,7 +27,7 @@ enum Call {
     Deliver {
         pick: usize,
     },
-    /// Delivers one, puts the rest off.
+    /// Delivers one error and puts the rest off.
     PutOff {
         pick: usize,
         due: u64,
@@ -52,7 +52,7 @@ enum Call {
         target: u8,
         limit: usize,
     },
-    /// Everything leased comes to its end.
+    /// Ends every lease.
     Lapse {
         now: u64,
     },
@@ -82,16 +82,16 @@ struct Waiting {
     due: Option<u64>,
     errors: u64,
     progress: Progress,
-    /// Leased when the process crashed, or passed by: due as of some moment that is not known exactly.
+    /// Whether the model does not know its due time: after a crash, or after a retry of its dead letter.
     lost: bool,
 }
 
 #[derive(Debug, Default)]
 struct Model {
     clock: u64,
-    /// Number → accepted at.
+    /// The times of acceptance, by number.
     records: BTreeMap<u64, u64>,
-    /// Number → project and size.
+    /// Project and size, by number.
     bodies: BTreeMap<u64, (Arc<str>, u64)>,
     waiting: [BTreeMap<u64, Waiting>; 2],
     leased: Vec<(usize, Claim, Waiting)>,
@@ -100,7 +100,7 @@ struct Model {
 }
 
 impl Model {
-    /// What a claim must give. Lost leases come due in the far future of the test's small times, so they are left out.
+    /// The records that a claim must return. Lost ones are left out: their due times lie far beyond the test's small times.
     fn claim(&mut self, target: usize, now: u64, max: usize) -> Vec<u64> {
         let mut turns: Vec<(bool, u64, u64)> = Vec::new();
         for (id, waiting) in self.waiting[target].iter().filter(|(_, waiting)| !waiting.lost) {
@@ -185,7 +185,7 @@ impl Run {
                 let may_go: Vec<u64> = old.map(|(id, _)| *id).filter(|id| !self.model.held(*id)).collect();
                 let count = journal.prune(at(before), limit).await.unwrap();
                 assert_eq!(count, may_go.len().min(limit));
-                // Which of them went is the backend's choice; all that went are gone for good once the rest is gone too.
+                // The backend chooses which of them go first. With the rest all of them are gone.
                 let rest = journal.prune(at(before), usize::MAX).await.unwrap();
                 assert_eq!(count + rest, may_go.len());
                 self.model.records.retain(|id, _| !may_go.contains(id));
@@ -201,7 +201,7 @@ impl Run {
             Call::Lapse { now } => {
                 pass(LEASE).await;
                 for (target, claim, waiting) in std::mem::take(&mut self.model.leased) {
-                    // Whoever asks first finds them.
+                    // The first claim finds the ended leases.
                     assert!(journal.claim(self.targets[target], at(now), 0).await.unwrap().is_empty());
                     assert_lost(journal.settle(&claim.lease, rejected()).await);
                     self.model.waiting[target].insert(claim.record.id.number(), Waiting { due: Some(now), ..waiting });
@@ -237,7 +237,7 @@ impl Run {
     async fn claim(&mut self, target: u8, now: u64, max: usize) {
         self.subject.flush().await;
         let number = usize::from(target);
-        // A claim may give less than there is, never something else; asked again it gives the rest.
+        // A claim may return fewer records than there are, but no others. The next claim returns the rest.
         for wanted in self.model.claim(number, now, max) {
             let claims = self.subject.journal().claim(self.targets[number], at(now), 1).await.unwrap();
             assert_eq!(ids(&claims), [wanted]);
@@ -255,7 +255,7 @@ impl Run {
     async fn put_off(&mut self, target: usize, claim: &Claim, waiting: &Waiting, due: u64) {
         let progress =
             Progress { attempts: waiting.progress.attempts + 1, items: Some(vec![1]), ..Progress::default() };
-        // The last error is kept for the end: nothing of nothing is no rest.
+        // One error is delivered, but not the last one: a rest without quantities is no rest.
         let done = waiting.errors.min(1) * u64::from(waiting.errors > 1);
         let left = waiting.errors - done;
         let rest = Some(Rest { due: at(due), progress: progress.clone(), quantities: errors(left) });
@@ -265,7 +265,7 @@ impl Run {
         self.model.waiting[target].insert(claim.record.id.number(), waiting);
     }
 
-    /// Those due at once are due as of a moment that is not known exactly.
+    /// Retries dead letters. Their records are due at a moment that is not known exactly.
     async fn retry(&mut self, target: u8, limit: usize) {
         self.subject.flush().await;
         let pick = Pick { target: Some(self.targets[usize::from(target)]), ..Pick::default() };
@@ -273,7 +273,7 @@ impl Run {
         let target = usize::from(target);
         assert_eq!(count, limit.min(self.model.letters[target].len()));
         for (id, errors) in self.model.letters[target].drain(..count) {
-            // On disk it is due as of the real time, which the model does not know, also after a crash.
+            // On disk the record is due at the real time, which the model does not know, after a crash as well.
             let waiting = Waiting { errors, lost: true, ..Waiting::default() };
             self.model.waiting[target].insert(id, waiting);
         }
@@ -285,14 +285,14 @@ impl Run {
         self.subject.crash();
         assert_eq!(taken(&self.subject).await, before);
         for (target, claim, waiting) in self.model.leased.drain(..) {
-            // Untried and passed by: a backend has it due as of some commit, or untried still; the test takes either.
+            // A backend may have an untried record that was passed by as due at some commit, or as untried still: the test takes either.
             let lost = waiting.due.is_none();
             self.model.waiting[target].insert(claim.record.id.number(), Waiting { lost, ..waiting });
         }
         self.find_lost().await;
     }
 
-    /// Claims what is untried or due in the far future, so that the model knows of everything again.
+    /// Claims all that waits for a target with lost records, so that the model knows every record again.
     async fn find_lost(&mut self) {
         for target in 0..2 {
             let lost: Vec<u64> = self.model.waiting[target].iter().filter(|(_, w)| w.lost).map(|(id, _)| *id).collect();
@@ -316,7 +316,7 @@ impl Run {
         }
     }
 
-    /// Each project takes what its records take, whose overhead on disk is bounded.
+    /// Checks that each project takes the room of its records, with a bounded overhead on disk.
     async fn check_room(&self) {
         let (mut bodies, most) = (BTreeMap::<Arc<str>, (u64, u64)>::new(), |size: u64| 2 * size + 1024);
         for (project, size) in self.model.bodies.values() {
@@ -346,7 +346,7 @@ impl Run {
     }
 }
 
-/// What each project takes.
+/// The bytes that each project takes.
 async fn taken(subject: &Subject) -> BTreeMap<Arc<str>, u64> {
     subject.journal().measure().await.unwrap().shares.into_iter().map(|share| (share.project, share.bytes)).collect()
 }
@@ -362,7 +362,7 @@ async fn run(subject: Subject, calls: Vec<Call>) {
     }
 }
 
-/// Whatever is called, the journals that `make` makes are what the model says.
+/// Checks that the journals which `make` makes agree with the model, whatever is called.
 pub(crate) fn any_calls_leave_the_journal_as_the_model_says(make: impl Fn() -> Box<dyn Backend>) {
     let config =
         ProptestConfig { cases: 64, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() };

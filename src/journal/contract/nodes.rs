@@ -1,17 +1,17 @@
-//! Several relays on one journal: what each may rely on while others work on the same records.
+//! Promises about several relays on one journal: what each may rely on while others work on the same records.
 
 use super::*;
 use crate::telemetry::ledger::{Account, Ledger};
 
-/// Something that several relays keep a journal in at once.
+/// A journal that several relays share.
 pub(crate) trait Cluster {
-    /// A further relay, which posts to `ledger`.
+    /// Adds a relay, which posts to `ledger`.
     fn join(&mut self, ledger: Ledger) -> Arc<dyn Journal>;
 
-    /// Makes a relay one that is gone, as the others see it, while it runs on and knows nothing of it.
+    /// Makes the others see a relay as gone, while it runs on and knows nothing of it.
     fn lose(&mut self, relay: &Arc<dyn Journal>);
 
-    /// Starts a relay once more, under the name of one that runs on and knows nothing of it.
+    /// Starts a relay again, under the name of one that runs on and knows nothing of it.
     fn replace(&mut self, relay: &Arc<dyn Journal>) -> Arc<dyn Journal>;
 }
 
@@ -33,7 +33,7 @@ impl Two {
         Self { cluster, one, two, ledgers, target }
     }
 
-    /// Claims at a relay until it has so many.
+    /// Claims at a relay until it has `count` records.
     async fn claim(&self, relay: &Arc<dyn Journal>, count: usize) -> Vec<Claim> {
         let mut claims = Vec::new();
         eventually("enough can be claimed", async || {
@@ -208,7 +208,7 @@ pub(crate) async fn a_dead_letter_that_both_retry_waits_once(cluster: Box<dyn Cl
     assert_eq!(claimed, taken);
 }
 
-/// Every promise of several relays as a test of the clusters that `$make` makes, a function to `Box<dyn Cluster>`.
+/// Makes a test of each promise about several relays, for the clusters that `$make` makes, a function to `Box<dyn Cluster>`.
 #[allow(unused_macros, reason = "the only relay of a machine shares with nobody")]
 macro_rules! cluster_suite {
     ($make:path) => {

@@ -1,4 +1,4 @@
-//! Several relays keep pace: what one learns of an upstream all know, one at a time finds out more, and places are divided.
+//! Promises about limits and circuits: all relays know what one learns of an upstream, one at a time probes, and places are divided.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ async fn exchange(relay: &Arc<dyn Journal>, lessons: Vec<(TargetId, Lesson)>) ->
     pace.exchange(Told { lessons, busy: BTreeSet::new() }).await.unwrap()
 }
 
-/// Tells so much of a target; returns what is known of it then.
+/// Tells lessons about a target; returns its standing after that.
 async fn tell(relay: &Arc<dyn Journal>, target: TargetId, lessons: Vec<Lesson>) -> Standing {
     let lessons = lessons.into_iter().map(|lesson| (target, lesson)).collect();
     exchange(relay, lessons).await.standings.get(&target).cloned().unwrap_or_default()

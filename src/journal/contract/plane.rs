@@ -1,4 +1,4 @@
-//! Several relays share the primary, the common part of their configuration, and the chores.
+//! Promises about what relays share besides records: the primary, the common part of their configuration, and the chores.
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
@@ -9,14 +9,14 @@ use super::*;
 use crate::journal::plane::Plane;
 use crate::journal::term::Epoch;
 
-/// How long it may take until a change is told.
+/// How long a change may take until it is told.
 const TOLD: Duration = Duration::from_secs(20);
 
 fn of(relay: &Arc<dyn Journal>) -> Arc<dyn ControlPlane> {
     Arc::clone(relay).control_plane().expect("it shares its journal")
 }
 
-/// What all have, after somebody has said it.
+/// Reads what the relays share.
 async fn read(relay: &Arc<dyn Journal>) -> Plane {
     of(relay).plane("a", "").await.unwrap()
 }
@@ -25,7 +25,7 @@ async fn switch(relay: &Arc<dyn Journal>, name: &str) {
     of(relay).share_primary(name).await.unwrap();
 }
 
-/// Waits until one of two relays leads; it, the other one, and its term.
+/// Waits until one of two relays leads. Returns it, the other one, and its term.
 async fn leader(two: &Two) -> (Arc<dyn Journal>, Arc<dyn Journal>, Epoch) {
     let mut leads = None;
     eventually("one of them leads", async || {
@@ -40,7 +40,7 @@ async fn leader(two: &Two) -> (Arc<dyn Journal>, Arc<dyn Journal>, Epoch) {
     leads.unwrap()
 }
 
-/// Waits until this one leads.
+/// Waits until this relay leads; returns its term.
 async fn term(relay: &Arc<dyn Journal>) -> Epoch {
     let mut term = None;
     eventually("it leads", async || {
@@ -73,7 +73,7 @@ pub(crate) async fn the_first_relay_says_which_upstream_is_the_primary_and_a_swi
 pub(crate) async fn a_switch_is_taken_back_unless_another_relay_has_switched_since(cluster: Box<dyn Cluster>) {
     let Two { one, two, .. } = Two::begin(cluster).await;
     let mut before = read(&one).await.revision;
-    // By the other relay: to a third upstream, to the same one, and not at all.
+    // The other relay switches to a third upstream, back to the same one, or not at all.
     for (then, left) in [(&["c"][..], "c"), (&["c", "b"], "b"), (&[], "a")] {
         switch(&one, "a").await;
         switch(&one, "b").await;

@@ -1,4 +1,4 @@
-//! A target's queue: in which order records are handed out, leased, put off, discarded and settled.
+//! Promises about queues: the order in which records are handed out, and how they are leased, put off, discarded and settled.
 
 use super::*;
 
@@ -14,7 +14,7 @@ pub(crate) async fn after_a_restart_everything_unsettled_can_be_claimed_again(mu
     drop(journal);
     subject.crash();
     subject.assert_balanced().await;
-    // A lease lost is due at once, as of the moment of the commit that passed it by.
+    // A record whose lease was lost is due at once, as of the commit that passed it by.
     let now = Clock::system().now() + Duration::from_secs(1);
     let mut again = ids(&subject.journal().claim(a, now, 10).await.unwrap());
     again.extend(ids(&subject.journal().claim(a, now, 10).await.unwrap()));
@@ -76,7 +76,7 @@ pub(crate) async fn settling_twice_or_without_a_claim_changes_nothing(subject: S
     assert_eq!(journal.extend(vec![lease]).await.unwrap(), []);
 }
 
-/// A backend may know a settlement again that it has taken before.
+/// A backend may recognise a settlement that it has taken before.
 fn assert_settled_before(answer: Result<(), JournalError>) {
     assert!(matches!(answer, Ok(()) | Err(JournalError::LeaseLost)), "{answer:?}");
 }
@@ -85,7 +85,7 @@ pub(crate) fn assert_lost(answer: Result<(), JournalError>) {
     assert!(matches!(answer, Err(JournalError::LeaseLost)), "{answer:?}");
 }
 
-/// Time in which every lease ends that nobody extends.
+/// Lets enough time pass for every lease to end that nobody extends.
 async fn until_leases_end() {
     pass(LEASE + Duration::from_secs(1)).await;
 }
@@ -104,7 +104,7 @@ pub(crate) async fn a_lease_that_ends_is_given_to_somebody_else_and_its_late_set
     let second = journal.claim(a, at(11), 1).await.unwrap();
     assert_eq!(ids(&second), all[1..2]);
     until_leases_end().await;
-    // The claim that finds the ended leases may give what they were about only after a commit.
+    // The claim that finds the ended leases may return their records only after a commit.
     journal.claim(a, at(12), 0).await.unwrap();
     subject.flush().await;
     let again = journal.claim(a, at(12), 2).await.unwrap();
@@ -216,7 +216,7 @@ pub(crate) async fn what_was_put_off_can_be_tried_at_once(mut subject: Subject) 
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let ids_all = fill(&journal, 5, &[a]).await;
-    // Beyond any clock that a backend may have.
+    // Beyond the clock of any backend.
     let later = |n: u64| Timestamp::from_millis(u64::from(u32::MAX) * 1_000_000 + n);
     for (n, claim) in (0..).zip(journal.claim(a, at(5), 5).await.unwrap()) {
         journal.settle(&claim.lease, retry(later(n), 1, 1)).await.unwrap();
@@ -292,7 +292,7 @@ pub(crate) async fn a_target_that_fell_behind_gets_everything_once_and_in_order(
         for claim in &claims {
             subject.journal().settle(&claim.lease, delivered(1)).await.unwrap();
         }
-        // More comes while it catches up, and a restart in between changes nothing.
+        // More records come while the target catches up, and a restart in between changes nothing.
         turn += 1;
         if turn <= 20 {
             all.extend(fill(&subject.journal(), 5, &[a, b]).await);

@@ -1,9 +1,9 @@
-//! Whose the room is: with a journal of 4 MiB.
+//! Promises about the shares of the room, in a journal of 4 MiB.
 
 use super::*;
 
 const SIZE: usize = 20_000;
-/// The room.
+/// The size of that journal.
 pub(crate) const LITTLE: ByteSize = ByteSize::mib(4);
 
 fn of(project: &str, targets: &[TargetId]) -> Submission {
@@ -11,7 +11,7 @@ fn of(project: &str, targets: &[TargetId]) -> Submission {
     Submission { project: project.into(), body, ..submission(at(1), targets) }
 }
 
-/// Appends until the project is refused as one that has its share; returns how many were taken.
+/// Appends until the project is refused because of its share; returns how many records were taken.
 async fn flood(journal: &Arc<dyn Journal>, target: TargetId) -> usize {
     for count in 0..300 {
         match journal.append(of("flood", &[target])).await {
@@ -23,7 +23,7 @@ async fn flood(journal: &Arc<dyn Journal>, target: TargetId) -> usize {
     panic!("there is no end of it");
 }
 
-/// Of a journal that may take [`LITTLE`].
+/// The subject's journal may take [`LITTLE`].
 pub(crate) async fn a_project_beyond_its_part_is_refused_alone(mut subject: Subject) {
     let journal = subject.journal();
     let target = journal.target("a").await.unwrap();

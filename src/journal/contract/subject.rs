@@ -1,4 +1,4 @@
-//! The journal under test, and what the tests say of records in few words.
+//! The journal under test, and shorthand for records and settlements.
 
 use std::io::Read as _;
 use std::sync::Arc;
@@ -16,16 +16,15 @@ use crate::protocol::event_id::EventId;
 use crate::telemetry::ledger::Ledger;
 use crate::units::ByteSize;
 
-/// The room that most promises are tested with.
+/// The size of the journal for most promises.
 pub(crate) const ENOUGH: ByteSize = ByteSize::mib(1024);
 
-/// Something to keep a journal in.
+/// Storage in which a journal is opened.
 pub(crate) trait Backend {
-    /// Opens a journal that holds all that was kept so far and posts to `ledger`.
+    /// Opens a journal that holds everything that was committed so far, and posts to `ledger`.
     fn open(&mut self, ledger: Ledger) -> Arc<dyn Journal>;
 
-    /// Takes a journal of this backend as a crash takes it. Whatever it had not committed when this was called is gone for the next
-    /// one that is opened.
+    /// Ends a journal of this backend as a crash does. The next one that is opened lacks what it had not committed when this was called.
     fn crash(&mut self, running: Arc<dyn Journal>);
 }
 
@@ -51,7 +50,7 @@ impl<B: Backend + ?Sized> Subject<B> {
         &self.ledger
     }
 
-    /// What a crash leaves, opened again. Whatever was not committed is gone.
+    /// Crashes the journal, and opens what is left. Uncommitted changes are gone.
     pub(crate) fn crash(&mut self) {
         self.backend.crash(self.journal.take().unwrap());
         self.ledger = Ledger::default();
@@ -63,7 +62,7 @@ impl<B: Backend + ?Sized> Subject<B> {
         assert_eq!(self.journal().prune(at(0), 0).await.unwrap(), 0);
     }
 
-    /// For each account: accepted = delivered + dropped + pending.
+    /// Checks for each account that accepted = delivered + dropped + pending.
     pub(crate) async fn assert_balanced(&self) {
         self.flush().await;
         let journal = self.journal();
@@ -83,36 +82,36 @@ impl<B: Backend + ?Sized> Subject<B> {
     }
 }
 
-/// All of a body.
+/// All bytes of a body.
 pub(crate) fn bytes_of(body: &Body) -> Vec<u8> {
     let mut bytes = Vec::new();
     body.reader().unwrap().read_to_end(&mut bytes).unwrap();
     bytes
 }
 
-/// What is known of a target.
+/// The figures of a target.
 pub(crate) async fn figures(journal: &dyn Journal, target: TargetId) -> Figures {
     journal.figures().await.unwrap()[&target]
 }
 
-/// Its dead letters.
+/// The number of a target's dead letters.
 pub(crate) async fn dead_letters(journal: &dyn Journal, target: TargetId) -> u64 {
     figures(journal, target).await.dead_letters
 }
 
-/// Room taken.
+/// The room that is taken.
 pub(crate) async fn space(journal: &dyn Journal) -> Space {
     journal.measure().await.unwrap().space
 }
 
-/// Lets time pass for whoever reads tokio's clock.
+/// Moves tokio's clock forward.
 pub(crate) async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
 }
 
-/// Asks again and again until the answer is yes.
+/// Checks again and again until `holds` returns true; panics after 20 s.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while !holds().await {

@@ -1,4 +1,4 @@
-//! What only the file on disk can show: durability, group commit, bounds, damage, other people's files.
+//! Tests of what only the file on disk shows: durability, group commit, bounds, damage, foreign files.
 
 mod aside;
 mod backfill;
@@ -71,7 +71,7 @@ async fn commits(journal: &SqliteJournal) -> u64 {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_is_on_disk() {
+async fn an_acknowledged_record_is_on_disk() {
     let subject = Subject::sqlite();
     let (journal, settings) = parts(&subject);
     let a = journal.target("a").await.unwrap();
@@ -85,7 +85,7 @@ async fn what_was_acknowledged_is_on_disk() {
 }
 
 #[tokio::test]
-async fn what_arrives_together_is_committed_together() {
+async fn appends_that_arrive_together_share_a_commit() {
     let subject = Subject::sqlite();
     let (journal, _) = parts(&subject);
     let a = journal.target("a").await.unwrap();
@@ -97,7 +97,7 @@ async fn what_arrives_together_is_committed_together() {
 }
 
 #[tokio::test]
-async fn what_is_settled_before_an_older_record_is_kept_though_nothing_else_is_asked_for() {
+async fn a_settlement_out_of_order_is_committed_without_another_command() {
     let subject = Subject::sqlite();
     let (journal, _) = parts(&subject);
     let a = journal.target("a").await.unwrap();
@@ -186,13 +186,13 @@ async fn a_full_journal_refuses_until_something_is_delivered() {
         journal.settle(&claim.lease, delivered(1)).await.unwrap();
     }
     subject.flush().await;
-    // What is noted of it takes some of the room.
+    // The notes of the deliveries take some of the room.
     for _ in 1..claims.len() {
         journal.append(large(50_000, &[a])).await.unwrap();
     }
     eventually("writable again", async || journal.writable().await.is_ok()).await;
     assert_eq!(drain(&*journal, a).await, kept - 1);
-    // Now everything in it is delivered, and makes room without being told to.
+    // Now every record is delivered, and gives way without a call of `prune`.
     for _ in 0..100 {
         journal.append(large(50_000, &[])).await.unwrap();
     }
@@ -202,7 +202,7 @@ async fn a_full_journal_refuses_until_something_is_delivered() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_an_answer_and_passes() {
+async fn a_full_disk_refuses_submissions_until_there_is_room() {
     let subject = Subject::sqlite();
     let (journal, _) = parts(&subject);
     let a = journal.target("a").await.unwrap();
@@ -219,7 +219,7 @@ async fn a_full_disk_is_an_answer_and_passes() {
     for claim in &claims {
         journal.settle(&claim.lease, delivered(1)).await.unwrap();
     }
-    // A small change still fits into the pages there are: nothing of the failed group stands in its way.
+    // A small change still fits into the existing pages. Nothing of the failed group stands in its way.
     eventually("settled", async || journal.shared.targets()[0].queue().tally.envelopes == 0).await;
     cap(&journal, i64::from(u32::MAX - 1)).await;
     eventually("writable again", async || journal.writable().await.is_ok()).await;
@@ -233,7 +233,7 @@ async fn a_commit_that_fails_after_the_accounts_were_written_counts_nothing() {
     let mut subject = Subject::sqlite();
     let a = subject.journal().target("a").await.unwrap();
     let other = Connection::open(&parts(&subject).1.path).unwrap();
-    // What is withheld is to be told, in rows that are written after those of the accounts.
+    // A withheld item is also a loss, whose row is written after those of the accounts.
     let withheld = || Submission { withheld: vec![(a, DropReason::Sampled)], ..submission(at(1), &[]) };
     for taken in [true, false, true] {
         let name = if taken { ["away", "loss"] } else { ["loss", "away"] };
@@ -295,7 +295,7 @@ async fn a_reader_that_never_ends_cannot_make_the_files_grow_without_bound() {
 }
 
 #[tokio::test]
-async fn what_is_delivered_at_the_first_try_leaves_no_rows() {
+async fn a_record_delivered_at_the_first_try_leaves_no_rows() {
     let subject = Subject::sqlite();
     let (journal, settings) = parts(&subject);
     let (a, idle) = (journal.target("a").await.unwrap(), journal.target("idle").await.unwrap());
@@ -319,14 +319,14 @@ async fn a_target_that_keeps_up_is_served_from_memory() {
 }
 
 #[tokio::test]
-async fn a_claim_given_up_halfway_takes_nothing_with_it() {
+async fn a_cancelled_claim_leases_nothing() {
     let subject = Subject::sqlite();
     let (journal, _) = parts(&subject);
     let a = journal.target("a").await.unwrap();
     fill(&subject.journal(), 300, &[a]).await;
     let mut got = 0;
     while got < 300 {
-        // Polled once: when it must read first, it is dropped while the reader is at work.
+        // Polled once: a claim that must read first is dropped while the reader is at work.
         got += journal.claim(a, at(1), 10).now_or_never().map_or(0, |claims| claims.unwrap().len());
         tokio::task::yield_now().await;
     }
@@ -381,7 +381,7 @@ async fn old_hours_are_summed_up_and_the_totals_stay() {
 }
 
 #[tokio::test]
-async fn closing_commits_what_is_under_way_and_leaves_one_file() {
+async fn closing_commits_pending_settlements_and_leaves_one_file() {
     let subject = Subject::sqlite();
     let (journal, settings) = parts(&subject);
     let settings = settings.clone();

@@ -1,4 +1,4 @@
-//! Records that cannot be read: set aside, and looked at again by the next start.
+//! Records that cannot be read are set aside, and tried again by the next start.
 
 use std::sync::mpsc::{channel, sync_channel};
 
@@ -57,7 +57,7 @@ async fn a_record_that_cannot_be_read_does_not_block_those_behind_it() {
 }
 
 #[tokio::test]
-async fn records_set_aside_wake_the_writer_once_and_leave_the_places_to_those_who_have_them() {
+async fn records_set_aside_wake_the_writer_once_and_take_no_place() {
     let mut subject = Subject::sqlite();
     let a = subject.journal().target("a").await.unwrap();
     fill(&subject.journal(), 200, &[a]).await;
@@ -73,13 +73,13 @@ async fn records_set_aside_wake_the_writer_once_and_leave_the_places_to_those_wh
     drop(questions);
     Reader::new(schema::open_reader(&settings.path).unwrap(), Arc::clone(shared), commands.clone()).run(&asked);
     assert_eq!(journal.measure().await.unwrap().stats.set_aside, 200);
-    // Commits go by while the wake is still in the inbox.
+    // A commit passes while the wake command is still in the inbox.
     journal.lose(vec![]).await.unwrap();
     group::wake(shared, &commands, true);
     assert_eq!(inbox.try_iter().count(), 1);
 }
 
-/// A transaction with a body that many pages hold: of one byte over and over.
+/// A transaction whose body fills many pages with one repeated byte.
 fn transaction(byte: u8, targets: &[TargetId]) -> Submission {
     let quantities = [(Category::Transaction, 1)].into_iter().collect();
     Submission { body: Bytes::from(vec![byte; 40_000]).into(), quantities, ..submission(at(1), targets) }
@@ -96,7 +96,7 @@ fn break_pages(path: &Path, byte: u8) {
 }
 
 #[tokio::test]
-async fn a_body_on_a_damaged_page_blocks_none_and_fails_no_commit_when_it_expires() {
+async fn a_damaged_body_blocks_no_other_and_fails_no_commit_when_it_expires() {
     let mut subject = Subject::sqlite();
     let (journal, settings) = parts(&subject);
     let settings = settings.clone();
@@ -105,7 +105,7 @@ async fn a_body_on_a_damaged_page_blocks_none_and_fails_no_commit_when_it_expire
     for byte in 1..=6 {
         all.push(journal.append(transaction(byte, &[a, b])).await.unwrap().0);
     }
-    // For one of them what is damaged has a row, and comes due again.
+    // At `b` the damaged records have rows, and come due again.
     let claims = journal.claim(b, at(1), 6).await.unwrap();
     for claim in claims {
         let quantities = claim.record.quantities.clone();
@@ -144,11 +144,11 @@ async fn a_body_on_a_damaged_page_blocks_none_and_fails_no_commit_when_it_expire
 }
 
 #[tokio::test]
-async fn a_body_that_a_damaged_page_keeps_from_being_removed_fails_one_commit_and_the_others_go() {
+async fn a_damaged_body_that_cannot_be_removed_fails_one_commit_only() {
     let mut subject = Subject::sqlite();
     let (journal, _) = parts(&subject);
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
-    // Of pages that lie side by side every other one comes free: the pages of the next bodies are known from each other alone.
+    // Every other one of a row of adjacent pages becomes free, so that the pages of the next bodies are known from each other alone.
     for n in 0..200 {
         let targets: &[TargetId] = if n % 2 == 0 { &[a] } else { &[] };
         journal.append(large(1500, targets)).await.unwrap();

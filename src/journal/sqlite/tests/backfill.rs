@@ -4,7 +4,7 @@ use super::*;
 use crate::journal::contract::backfill::{begin, scope, withhold};
 
 #[tokio::test]
-async fn a_backfill_takes_up_only_what_lies_behind_everything_untried() {
+async fn a_backfill_takes_a_record_only_once_no_earlier_one_is_untried() {
     let subject = Subject::sqlite();
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());

@@ -1,20 +1,21 @@
-//! A clock that was ahead: what came meanwhile holds up nothing, and goes when it would have gone.
+//! A clock that was ahead: records from that time hold up nothing, and go when they would have gone.
 
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-/// More than is looked at in one step.
+/// More records than one step looks at.
 const MANY: usize = 5000;
 
-/// Appends so many in turn for nobody and for the target.
+/// Appends `many` records, in turn for no target and for this one.
 async fn append(journal: &SqliteJournal, many: usize, accepted_at: Timestamp, target: TargetId) {
     let both: [&[TargetId]; 2] = [&[], &[target]];
     let all = (0..many).map(|n| journal.append(submission(accepted_at, both[n % 2])));
     assert!(join_all(all).await.iter().all(Result::is_ok));
 }
 
-/// A journal with [`MANY`] records from when the clock was a year ahead, then some of two hours ago, of now, and one from the future.
+/// A journal with [`MANY`] records from when the clock was a year ahead, then some from two hours ago, two from now, and two from the
+/// future.
 async fn set_back(folder: &Path) -> (SqliteJournal, Timestamp, TargetId) {
     let settings = Settings { sync: crate::journal::Sync::Normal, ..in_folder(folder) };
     let clock = Clock::system();
@@ -23,7 +24,7 @@ async fn set_back(folder: &Path) -> (SqliteJournal, Timestamp, TargetId) {
     let journal = SqliteJournal::open(&settings, clock.clone(), Ledger::default()).unwrap();
     let a = journal.target("a").await.unwrap();
     append(&journal, MANY, now + YEAR, a).await;
-    // Some were tried.
+    // Some of the records were tried.
     for claim in journal.claim(a, now + YEAR, 10).await.unwrap() {
         journal.settle(&claim.lease, subject::retry(now + YEAR, 1, 1)).await.unwrap();
     }
@@ -35,7 +36,7 @@ async fn set_back(folder: &Path) -> (SqliteJournal, Timestamp, TargetId) {
 }
 
 #[tokio::test]
-async fn a_clock_that_was_ahead_and_is_set_back_keeps_nothing_from_expiring() {
+async fn records_from_a_clock_that_was_ahead_still_expire() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, now, a) = set_back(folder.path()).await;
     let mut gone = 0;
@@ -48,7 +49,7 @@ async fn a_clock_that_was_ahead_and_is_set_back_keeps_nothing_from_expiring() {
 }
 
 #[tokio::test]
-async fn a_clock_that_was_ahead_and_is_set_back_keeps_nothing_from_being_pruned() {
+async fn records_from_a_clock_that_was_ahead_are_still_pruned() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, now, a) = set_back(folder.path()).await;
     let mut gone = 0;

@@ -1,4 +1,4 @@
-//! The backend that the contract tests here: a journal in a folder of its own, copied as a crash would leave it.
+//! The backend of the contract tests: a journal in a folder of its own, which a crash copies as it stands.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::journal::contract::Backend;
 /// A folder with a journal.
 pub(super) struct Disk {
     pub(super) settings: Settings,
-    /// The journal that was opened last, until it was closed.
+    /// The journal that was opened last; `None` after a crash.
     pub(super) journal: Option<Arc<SqliteJournal>>,
     pub(super) folder: tempfile::TempDir,
 }
@@ -47,7 +47,7 @@ impl Subject {
     }
 }
 
-/// Copies what a journal keeps.
+/// Copies the files that a journal keeps.
 pub(super) fn copy_files(from: &Path, to: &Path) {
     std::fs::create_dir_all(to.join(BODIES)).unwrap();
     let bodies = std::fs::read_dir(from.join(BODIES)).unwrap();
@@ -62,7 +62,7 @@ pub(super) fn copy_files(from: &Path, to: &Path) {
 /// The folder of large bodies.
 pub(super) const BODIES: &str = "journal.db-bodies";
 
-/// The promises of the ports, kept on a disk.
+/// The promises of the ports, for a journal on disk.
 mod promises {
     use super::*;
     use crate::journal::contract;
@@ -74,7 +74,7 @@ mod promises {
     contract::suite!(on_disk);
 }
 
-/// Makes the storage refuse to grow beyond that many pages, as a full disk does.
+/// Makes the storage refuse to grow beyond `pages` pages, as a full disk does.
 pub(super) async fn cap(journal: &SqliteJournal, pages: i64) {
     let sql = format!("PRAGMA max_page_count = {pages}");
     journal.write(move |writer, _| writer.conn.query_row(&sql, [], |_| Ok(()))).await.unwrap();

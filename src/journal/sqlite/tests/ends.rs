@@ -1,4 +1,4 @@
-//! What ends the process: seen from outside, in one of its own that runs the same test again.
+//! Failures that end the process. Each runs in a process of its own, which runs the same test again.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
@@ -8,17 +8,17 @@ use super::*;
 use crate::journal::sqlite::space::Room;
 use crate::journal::sqlite::spool::Spool;
 
-/// Which case a test is to run in a process of its own, and in which folder.
+/// The environment variables that name the case to run in a process of its own, and its folder.
 const CASE: &str = "SWITCHYARD_TEST_CASE";
 const FOLDER: &str = "SWITCHYARD_TEST_FOLDER";
 const ABORTED: Option<i32> = Some(6);
 
-/// The case to run here, if this is such a process.
+/// The case to run here; `None` in the process of the test itself.
 fn case() -> Option<String> {
     std::env::var(CASE).ok()
 }
 
-/// How a process ends that runs one case of a test of this file.
+/// Runs one case of a test of this file in a process of its own; returns how that process ended.
 fn run(test: &str, case: &str, folder: &Path) -> ExitStatus {
     let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
     let mut program = Program::new(std::env::current_exe().unwrap());
@@ -41,7 +41,7 @@ fn what_the_writer_moved_in_part_and_what_is_to_be_cut_off_is_brought_to_the_dis
     }
 }
 
-/// Moves a log with a handle on the database that cannot be synced.
+/// Moves a WAL with a handle on the database that cannot be synced.
 fn move_log(case: &str) {
     let settings = in_folder(Path::new(&std::env::var(FOLDER).unwrap()));
     let conn = schema::open(&settings).unwrap();
@@ -74,7 +74,7 @@ fn a_thread_of_the_journal_that_panics_ends_the_process() {
     }
 }
 
-/// Has threads end and waits for them.
+/// Ends threads and waits for them.
 fn end_threads(case: &str) {
     let journal = open(&in_folder(Path::new(&std::env::var(FOLDER).unwrap()))).unwrap();
     match case {

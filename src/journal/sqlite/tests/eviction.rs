@@ -1,4 +1,4 @@
-//! What gives way when there is no room, and what never does.
+//! Which records give way when there is no room, and which never do.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::journal::contract::subject::{rejected, retry};
 use crate::policy::outcome::DropReason;
 
 const SIZE: usize = 20_000;
-/// Later than anything.
+/// Later than any other time.
 const LATE: Timestamp = Timestamp::from_millis(1 << 50);
 
 fn tight() -> Subject {
@@ -23,13 +23,13 @@ fn of(project: &str, targets: &[TargetId]) -> Submission {
     Submission { project: project.into(), body, ..submission(at(1), targets) }
 }
 
-/// The primary of everything but the project `other`.
+/// Makes one target the primary of everything but the project `other`, and a second that of `other`.
 fn protect(journal: &SqliteJournal, primary: TargetId, of_other: Option<TargetId>) {
     let own = of_other.into_iter().map(|target| ("other".into(), target)).collect();
     journal.protect(Primaries { everywhere: Some(primary), own });
 }
 
-/// Appends records until one is refused; returns their numbers.
+/// Appends records until the journal is full or there are `most`; returns their numbers.
 async fn fill_up(journal: &SqliteJournal, submission: impl Fn() -> Submission, most: usize) -> Vec<u64> {
     let mut ids = vec![];
     while ids.len() < most {
@@ -42,7 +42,7 @@ async fn fill_up(journal: &SqliteJournal, submission: impl Fn() -> Submission, m
     ids
 }
 
-/// Delivers everything that waits; returns the numbers.
+/// Delivers the backlog of a target; returns the records' numbers.
 async fn deliver(journal: &SqliteJournal, target: TargetId) -> Vec<u64> {
     let mut ids = vec![];
     while journal.backlog(target).await.unwrap().envelopes > 0 {
@@ -62,7 +62,7 @@ fn evicted(subject: &Subject, upstream: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn the_oldest_of_a_shadow_give_way_and_the_newest_stay_through_a_crash() {
+async fn a_shadows_oldest_records_give_way_and_the_newest_survive_a_crash() {
     let mut subject = tight();
     let (journal, _) = parts(&subject);
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
@@ -90,12 +90,12 @@ async fn the_oldest_of_a_shadow_give_way_and_the_newest_stay_through_a_crash() {
 }
 
 #[tokio::test]
-async fn of_two_projects_each_keeps_what_its_own_primary_waits_for() {
+async fn each_project_keeps_the_records_that_its_own_primary_waits_for() {
     let subject = tight();
     let (journal, _) = parts(&subject);
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     protect(&journal, a, Some(b));
-    // What waits for `a` is a backlog of the primary, and between it a shadow's.
+    // At `a`, the records of `shop` are the primary's backlog, and those of `other` between them a shadow's.
     let mut own = BTreeSet::new();
     for _ in 0..60 {
         deliver(&journal, b).await;
@@ -115,14 +115,14 @@ async fn of_two_projects_each_keeps_what_its_own_primary_waits_for() {
 }
 
 #[tokio::test]
-async fn what_is_being_sent_or_shown_stays_and_all_shadows_lose_the_same_record() {
+async fn leased_and_refused_records_stay_and_all_shadows_lose_the_same_ones() {
     let subject = tight();
     let (journal, _) = parts(&subject);
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let c = journal.target("c").await.unwrap();
     protect(&journal, a, None);
     let ids = fill_up(&journal, || of("shop", &[b, c]), 6).await;
-    // The first is being sent to one of them, the second was refused by the other, the third waits for its turn.
+    // The first record is leased at `b`, the second was refused at `c`, and the third waits.
     let claims = journal.claim(b, at(9), 3).await.unwrap();
     journal.settle(&claims[1].lease, retry(LATE, 1, 1)).await.unwrap();
     journal.settle(&claims[2].lease, retry(LATE, 1, 1)).await.unwrap();
@@ -145,7 +145,7 @@ async fn what_is_being_sent_or_shown_stays_and_all_shadows_lose_the_same_record(
 }
 
 #[tokio::test]
-async fn one_that_is_larger_than_what_could_ever_be_free_takes_nobodys_place() {
+async fn a_body_too_large_to_ever_fit_evicts_nothing() {
     let subject = tight();
     let (journal, _) = parts(&subject);
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
@@ -163,7 +163,7 @@ async fn one_that_is_larger_than_what_could_ever_be_free_takes_nobodys_place() {
 }
 
 #[tokio::test]
-async fn with_too_little_left_on_the_disk_what_gives_way_makes_room_within_the_file() {
+async fn evicted_records_make_room_within_the_file_on_a_full_disk() {
     let mut subject = Subject::sqlite();
     let (journal, _) = parts(&subject);
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
@@ -173,7 +173,7 @@ async fn with_too_little_left_on_the_disk_what_gives_way_makes_room_within_the_f
     subject.backend.settings.min_free_disk = ByteSize::bytes(u64::MAX);
     subject.crash();
     let (journal, settings) = parts(&subject);
-    // What the log has of the file counts, too.
+    // Pages that are only in the WAL so far count, too.
     let size = || count(&settings.path, "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size");
     let before = size();
     protect(&journal, a, None);
@@ -197,7 +197,7 @@ fn dice(state: &mut u64, n: u64) -> u64 {
     *state % n
 }
 
-/// Of `a` and `b`, each the primary of one project.
+/// Checks that no primary lost a record: `a` is that of `shop`, `b` that of `other`.
 fn no_primary_lost_one(subject: &Subject, seed: u64) {
     for (key, account) in subject.ledger().accounts() {
         let is_primarys =
@@ -206,7 +206,7 @@ fn no_primary_lost_one(subject: &Subject, seed: u64) {
     }
 }
 
-/// Delivers what is leased and what waits, all of it for the first time.
+/// Delivers the leased records and the backlogs, each record for the first time.
 async fn deliver_all(
     subject: &Subject,
     targets: &[TargetId],
@@ -226,7 +226,7 @@ async fn deliver_all(
 }
 
 #[tokio::test]
-async fn whatever_happens_each_copy_is_delivered_once_or_evicted_and_no_primary_loses_one() {
+async fn each_copy_is_delivered_once_or_evicted_and_a_primary_loses_none() {
     for seed in 1..=3_u64 {
         let (mut subject, mut state) = (tight(), seed * 7919);
         let mut targets = vec![];
@@ -261,7 +261,7 @@ async fn whatever_happens_each_copy_is_delivered_once_or_evicted_and_no_primary_
                     journal.settle(&claim.lease, settlement).await.unwrap();
                 }
                 14 if dice(&mut state, 16) == 0 => {
-                    // All that is delivered gives way for a large body, the newest as well, and nothing comes before the restart.
+                    // Every delivered record, the newest as well, gives way for a large body. Nothing is appended before the restart.
                     deliver_all(&subject, &targets, &mut leased, &mut delivered_to).await;
                     subject.flush().await;
                     let refused = journal.take_room(Some("shop".into()), 1 << 20).await;
@@ -294,7 +294,7 @@ async fn whatever_happens_each_copy_is_delivered_once_or_evicted_and_no_primary_
 }
 
 #[tokio::test]
-async fn in_a_journal_full_of_what_waits_for_a_shadow_an_append_looks_at_a_few_records() {
+async fn an_append_looks_at_few_records_in_a_journal_full_for_a_shadow() {
     let subject = Subject::sqlite_with(|settings| {
         settings.max_size = ByteSize::mib(24);
         settings.sync = crate::journal::Sync::Normal;
@@ -303,7 +303,7 @@ async fn in_a_journal_full_of_what_waits_for_a_shadow_an_append_looks_at_a_few_r
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     protect(&journal, a, None);
     let append = async |many: usize| {
-        // One of each 64 waits for nobody.
+        // One record of 64 is for no target.
         let targets = |n: usize| if n.is_multiple_of(64) { vec![] } else { vec![b] };
         let all = (0..many).map(|n| journal.append(large(700, &targets(n))));
         assert!(join_all(all).await.iter().all(Result::is_ok), "a shadow gives way");
@@ -322,13 +322,13 @@ async fn in_a_journal_full_of_what_waits_for_a_shadow_an_append_looks_at_a_few_r
 }
 
 #[tokio::test]
-async fn a_shadow_gives_way_also_where_the_room_that_is_taken_was_estimated_as_too_little() {
+async fn a_shadow_gives_way_when_the_room_in_use_was_underestimated() {
     let subject = tight();
     let (journal, _) = parts(&subject);
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     protect(&journal, a, None);
     while evicted(&subject, "b") < 1000 {
-        // Two small ones share a page, and none shares one with its neighbour here.
+        // Two small records share a page. Here none shares one with its neighbour.
         let all = (0..64).map(|n| journal.append(large(if n % 2 == 0 { 700 } else { 1250 }, &[b])));
         assert!(join_all(all).await.iter().all(Result::is_ok), "a shadow gives way");
     }

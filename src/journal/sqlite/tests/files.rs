@@ -1,4 +1,4 @@
-//! Large bodies: what is in their folder, and what it counts as.
+//! Large bodies: the files in their folder, and the room that they count as.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -52,7 +52,7 @@ async fn nobody_else_may_read_a_body() {
 }
 
 #[tokio::test]
-async fn a_record_whose_file_is_gone_or_cut_is_not_set_aside_for_it_may_be_there_again() {
+async fn a_record_whose_file_is_missing_or_cut_is_not_set_aside() {
     let mut subject = Subject::sqlite();
     let a = subject.journal().target("a").await.unwrap();
     for _ in 0..2 {
@@ -132,7 +132,7 @@ async fn a_commit_that_fails_leaves_no_file() {
 }
 
 #[tokio::test]
-async fn a_folder_is_closed_to_others_where_nothing_but_the_journal_is_in_it() {
+async fn a_folder_with_nothing_but_the_journal_is_closed_to_others() {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     let open_to_all = |path: &Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();

@@ -1,10 +1,10 @@
-//! What a newer version finds when it opens a journal of an older one.
+//! Journals of older formats, as this version opens them.
 
 use super::*;
 use crate::journal::transfer::{MoveId, State};
 
 #[tokio::test]
-async fn a_journal_of_each_older_format_is_brought_up_to_date_with_what_it_holds() {
+async fn a_journal_of_each_older_format_is_brought_up_to_date() {
     for format in 1..schema::FORMATS.len() {
         let folder = tempfile::tempdir().unwrap();
         let settings = in_folder(folder.path());
@@ -34,7 +34,7 @@ async fn a_journal_of_each_older_format_is_brought_up_to_date_with_what_it_holds
     }
 }
 
-/// What SQLite writes beside a file before it changes these pages.
+/// The rollback journal that SQLite writes before it changes these pages.
 fn rollback(pages: &[u8]) -> Vec<u8> {
     let page = schema::PAGE as usize;
     let count = (pages.len() / page) as u32;
@@ -51,7 +51,7 @@ fn rollback(pages: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_mark_whose_commit_was_cut_off_was_never_made() {
+fn a_mark_whose_commit_was_cut_off_does_not_count() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal.db");
     let (conn, by) = (Connection::open(&path).unwrap(), MoveId::random());
@@ -61,7 +61,7 @@ fn a_mark_whose_commit_was_cut_off_was_never_made() {
     marks::set(&conn, State::Ready).unwrap();
     drop(conn);
     assert_eq!(schema::state(&path).unwrap(), State::Ready);
-    // As a kill leaves it: the pages are written, and what they were is still there.
+    // As a kill leaves it: the pages are written, and the rollback journal is still there.
     std::fs::write(folder.path().join("journal.db-journal"), rollback(&before)).unwrap();
     assert_eq!(schema::state(&path).unwrap(), State::Filling(by));
 }

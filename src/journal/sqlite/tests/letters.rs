@@ -1,4 +1,4 @@
-//! Dead letters within their bounds.
+//! The bounds of dead letters.
 
 use super::*;
 use crate::journal::contract::subject::rejected;

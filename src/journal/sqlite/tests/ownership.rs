@@ -1,4 +1,4 @@
-//! One journal, one process: by whatever name it is called, and what is done when another has written to it after all.
+//! One journal belongs to one process, whatever its path. Also: another process has written to it all the same.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 
 #[test]
-fn a_link_and_what_it_leads_to_are_one_journal_even_before_there_is_one() {
+fn a_link_and_its_target_are_one_journal_even_before_it_exists() {
     let folder = tempfile::tempdir().unwrap();
     let (real, link) = (in_folder(folder.path()), folder.path().join("link.db"));
     symlink("journal.db", &link).unwrap();
@@ -20,7 +20,7 @@ fn a_link_and_what_it_leads_to_are_one_journal_even_before_there_is_one() {
 }
 
 #[test]
-fn a_new_journal_has_its_pages_and_gives_space_back() {
+fn a_new_journal_has_pages_of_2_kib_and_incremental_vacuum() {
     let folder = tempfile::tempdir().unwrap();
     let settings = in_folder(folder.path());
     drop(open(&settings).unwrap());
@@ -29,7 +29,7 @@ fn a_new_journal_has_its_pages_and_gives_space_back() {
 }
 
 #[tokio::test]
-async fn what_another_process_wrote_is_never_taken_for_a_journal_that_works_again() {
+async fn a_journal_stays_in_trouble_while_it_holds_a_foreign_record() {
     let subject = Subject::sqlite();
     let (journal, settings) = parts(&subject);
     let a = journal.target("a").await.unwrap();
@@ -48,7 +48,7 @@ async fn what_another_process_wrote_is_never_taken_for_a_journal_that_works_agai
         journal.lose(vec![]).await.unwrap_err();
         assert!(journal.writable().await.is_err());
     }
-    // What is gone again has done no harm.
+    // A foreign record that is gone again has done no harm.
     other.execute_batch("DELETE FROM record WHERE id = 3").unwrap();
     eventually("it works again", async || journal.writable().await.is_ok()).await;
     journal.append(submission(at(1), &[a])).await.unwrap();
@@ -79,7 +79,7 @@ async fn a_target_is_known_while_nothing_can_be_written_and_kept_once_it_can() {
 }
 
 #[tokio::test]
-async fn a_journal_whose_file_is_gone_takes_nothing_and_delivers_what_waits() {
+async fn a_journal_whose_file_is_gone_takes_nothing_and_delivers_its_backlog() {
     for ending in ["", "-wal"] {
         let subject = Subject::sqlite();
         let (journal, settings) = parts(&subject);

@@ -1,4 +1,4 @@
-//! What a project takes of the room, against the pages of the file, and what others get when it takes too much.
+//! The room that a project takes, compared with the pages of the file, and what others get when it takes too much.
 
 use super::*;
 use crate::journal::Primaries;
@@ -27,7 +27,7 @@ fn quick(change: impl FnOnce(&mut Settings)) -> Subject {
 }
 
 #[tokio::test]
-async fn what_records_are_counted_as_is_what_the_file_takes_for_them() {
+async fn the_counted_room_of_records_matches_the_file() {
     for size in [10, 1000, 4000, 5000, 7000, 9000, 16_300, 16_400, 20_000, 33_000, 70_000] {
         let subject = quick(|_| {});
         let (journal, _) = parts(&subject);
@@ -59,7 +59,7 @@ async fn a_rolled_back_commit_leaves_the_counts_as_they_were() {
 }
 
 #[tokio::test]
-async fn a_file_counts_as_its_projects_from_its_first_byte_on_and_once() {
+async fn a_file_counts_once_for_its_project_from_the_first_byte() {
     let subject = quick(|_| {});
     let journal = subject.journal();
     let (own, _) = parts(&subject);
@@ -78,13 +78,13 @@ async fn a_file_counts_as_its_projects_from_its_first_byte_on_and_once() {
 }
 
 #[tokio::test]
-async fn who_is_furthest_beyond_its_part_gives_way_and_nobody_within_it() {
+async fn the_project_furthest_beyond_its_part_gives_way_and_none_within() {
     let subject = quick(|settings| settings.max_size = ByteSize::mib(4));
     let (journal, _) = parts(&subject);
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     journal.protect(Primaries { everywhere: Some(a), ..Primaries::default() });
     journal.split(names(&["flood", "shop", "app"]));
-    // What waits for the shadow alone, and what is only retained.
+    // Records that wait only for the shadow, and records that are only retained.
     for _ in 0..15 {
         journal.append(of("shop", 20_000, &[b])).await.unwrap();
         journal.append(of("app", 20_000, &[])).await.unwrap();
@@ -106,7 +106,7 @@ async fn who_is_furthest_beyond_its_part_gives_way_and_nobody_within_it() {
         journal.append(of("shop", 20_000, &[a])).await.expect("there is room for it");
         journal.append(of("app", 20_000, &[a])).await.expect("there is room for it");
     }
-    // One that comes with a reload gets its part, too: nothing more is taken of anybody beyond it until then.
+    // A project that comes with a reload gets its part, too: until it does, a project beyond its part takes nothing more.
     journal.split(names(&["flood", "shop", "app", "new"]));
     assert!(matches!(journal.append(of("flood", 20_000, &[a])).await, Err(JournalError::Share(_))));
     journal.split(vec!["flood".into()]);
@@ -118,7 +118,7 @@ async fn reserve(journal: &SqliteJournal, bytes: u64) -> Result<(), JournalError
     journal.take_room(Some("shop".into()), bytes).await.map(drop)
 }
 
-/// Appends records that are delivered at once; returns the last number.
+/// Appends records and delivers each at once; returns the last number.
 async fn keep(journal: &SqliteJournal, target: TargetId, bodies: Vec<Body>) -> u64 {
     let mut last = 0;
     for body in bodies {
@@ -129,7 +129,7 @@ async fn keep(journal: &SqliteJournal, target: TargetId, bodies: Vec<Body>) -> u
     last
 }
 
-/// What comes after a restart gets numbers above `last`, is delivered, and the accounts balance.
+/// Checks that after a restart the next record gets a number above `last` and is delivered, and that the accounts balance.
 async fn goes_on_after(subject: &mut Subject, target: TargetId, last: u64) {
     subject.crash();
     let (journal, _) = parts(subject);
@@ -154,7 +154,7 @@ async fn no_number_is_used_again_after_everything_gave_way_for_a_large_body() {
 }
 
 #[tokio::test]
-async fn a_journal_that_kept_no_number_goes_on_above_what_its_targets_have_settled() {
+async fn a_journal_without_a_kept_number_goes_on_above_its_watermarks() {
     let mut subject = quick(|_| {});
     let (journal, settings) = parts(&subject);
     let target = journal.target("a").await.unwrap();
@@ -167,7 +167,7 @@ async fn a_journal_that_kept_no_number_goes_on_above_what_its_targets_have_settl
 }
 
 #[tokio::test]
-async fn of_a_few_large_bodies_no_more_give_way_than_are_in_the_way() {
+async fn no_more_large_bodies_give_way_than_are_in_the_way() {
     let subject = quick(|settings| settings.max_size = ByteSize::mib(9));
     let (journal, settings) = parts(&subject);
     let target = journal.target("a").await.unwrap();

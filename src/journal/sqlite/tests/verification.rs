@@ -1,4 +1,4 @@
-//! The look for events at their upstreams: what is wanted when, and what is kept of what was found.
+//! Verification: which events are looked up when, and what is kept of the findings.
 
 use super::*;
 use crate::journal::verification::{Advance, Batch, Compared, Finding, LOST_BY_TRACKER, Notes, Repair, State};
@@ -6,7 +6,7 @@ use crate::protocol::event_id::EventId;
 use crate::telemetry::ledger::Account;
 use crate::telemetry::verification::FieldDifference;
 
-/// A journal with records of one target, and shorthand for asking and noting.
+/// A journal with records of one target, and shorthand for its calls.
 struct Scene {
     subject: Subject,
     target: TargetId,
@@ -49,7 +49,7 @@ impl Scene {
         journal.verification().note(self.target, notes).await.unwrap();
     }
 
-    /// Notes the same finding of all that a batch holds.
+    /// Notes the same finding for all events of a batch.
     async fn note_all(&self, batch: Batch, finding: Finding) {
         let found = |events: &[crate::journal::verification::Wanted]| {
             events.iter().map(|event| (event.record, finding.clone())).collect::<Vec<_>>()
@@ -58,7 +58,7 @@ impl Scene {
         self.note(Notes { fresh, again: found(&batch.again), ..Notes::default() }).await;
     }
 
-    /// The account, and how many are missing.
+    /// The account, and the number of missing events.
     async fn account(&self) -> (Account, u64) {
         self.subject.flush().await;
         let account = self.subject.ledger().accounts().into_iter().find(|(key, _)| key.upstream.is_some()).unwrap().1;
@@ -92,7 +92,7 @@ async fn an_event_is_wanted_once_it_was_taken_and_lies_within_the_bound() {
 }
 
 #[tokio::test]
-async fn what_waits_again_is_looked_for_after_it_was_taken() {
+async fn an_event_that_waits_again_is_looked_up_after_it_was_taken() {
     let scene = Scene::with(2).await;
     let journal = scene.subject.journal();
     let claims = journal.claim(scene.target, at(9), 2).await.unwrap();
@@ -116,7 +116,7 @@ async fn what_waits_again_is_looked_for_after_it_was_taken() {
 }
 
 #[tokio::test]
-async fn what_was_put_off_waits_with_the_newest_first_until_it_comes_due_and_survives_a_crash() {
+async fn lookups_put_off_come_newest_first_until_due_and_survive_a_crash() {
     let mut scene = Scene::with(4).await;
     scene.deliver(4).await;
     scene.note_all(scene.wanted(9, 9).await, Finding::PutOff(at(60))).await;
@@ -142,7 +142,7 @@ async fn what_was_put_off_waits_with_the_newest_first_until_it_comes_due_and_sur
 }
 
 #[tokio::test]
-async fn what_was_found_is_posted_once_and_survives_a_crash() {
+async fn a_finding_is_posted_once_and_survives_a_crash() {
     let mut scene = Scene::with(4).await;
     scene.deliver(4).await;
     let batch = scene.wanted(9, 9).await;
@@ -185,7 +185,7 @@ async fn an_event_that_was_stored_and_is_gone_has_vanished() {
 }
 
 #[tokio::test]
-async fn what_is_found_of_an_event_behind_the_cursor_is_left_to_the_look_that_passes_it() {
+async fn a_finding_behind_the_cursor_is_left_to_the_lookup_that_passes_it() {
     let scene = Scene::with(2).await;
     scene.deliver(2).await;
     let journal = scene.subject.journal();
@@ -196,7 +196,7 @@ async fn what_is_found_of_an_event_behind_the_cursor_is_left_to_the_look_that_pa
     assert_eq!((numbers(&all.events), all.settled), (vec![1, 2], 1));
     assert_eq!(all.events.iter().map(|event| event.state).collect::<Vec<_>>(), [State::Stored, State::Looking]);
     assert_eq!(numbers(&taken(None).await.events), [2]);
-    // On demand, before it was looked for the first time.
+    // A lookup on demand, before the first lookup.
     scene.note(Notes { again: vec![(RecordId(2), Finding::Absent(at(20)))], ..Notes::default() }).await;
     let (account, _) = scene.account().await;
     assert_eq!((account.stored, account.vanished), (1, 0));
@@ -205,7 +205,7 @@ async fn what_is_found_of_an_event_behind_the_cursor_is_left_to_the_look_that_pa
 }
 
 #[tokio::test]
-async fn a_missing_event_is_sent_again_later_and_is_then_looked_for_again() {
+async fn a_missing_event_is_sent_again_later_and_looked_up_again() {
     let scene = Scene::with(2).await;
     scene.deliver(2).await;
     scene.note_all(scene.wanted(9, 9).await, Finding::Missing(at(1_000_000_000))).await;
@@ -229,7 +229,7 @@ async fn a_missing_event_is_sent_again_later_and_is_then_looked_for_again() {
 }
 
 #[tokio::test]
-async fn what_was_lost_twice_is_sent_one_after_the_other() {
+async fn events_lost_twice_are_sent_one_after_the_other() {
     let scene = Scene::with(3).await;
     scene.deliver(3).await;
     scene.note_all(scene.wanted(9, 9).await, Finding::Missing(at(9))).await;
@@ -253,7 +253,7 @@ async fn what_was_lost_twice_is_sent_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn what_is_lost_each_time_becomes_a_dead_letter_that_can_be_retried() {
+async fn an_event_lost_each_time_becomes_a_dead_letter_to_retry() {
     let scene = Scene::with(1).await;
     scene.deliver(1).await;
     scene.note_all(scene.wanted(9, 9).await, Finding::Missing(at(9))).await;
@@ -293,7 +293,7 @@ async fn an_event_is_found_by_its_id() {
 }
 
 #[tokio::test]
-async fn what_was_compared_is_counted_through_a_crash_and_its_differences_are_bounded() {
+async fn comparisons_survive_a_crash_and_their_differences_are_bounded() {
     let mut scene = Scene::with(60).await;
     let difference = |n: u64| FieldDifference { field: format!("tags.{n}"), sent: "a".into(), there: "b".into() };
     let compared = |record: u64, differences: u64| Compared {
