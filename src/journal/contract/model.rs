@@ -185,7 +185,7 @@ impl Run {
                 let may_go: Vec<u64> = old.map(|(id, _)| *id).filter(|id| !self.model.held(*id)).collect();
                 let count = journal.prune(at(before), limit).await.unwrap();
                 assert_eq!(count, may_go.len().min(limit));
-                // The backend chooses which of them go first. With the rest all of them are gone.
+                // The backend chooses which of them go first. After the second call all of them are gone.
                 let rest = journal.prune(at(before), usize::MAX).await.unwrap();
                 assert_eq!(count + rest, may_go.len());
                 self.model.records.retain(|id, _| !may_go.contains(id));
@@ -285,7 +285,8 @@ impl Run {
         self.subject.crash();
         assert_eq!(taken(&self.subject).await, before);
         for (target, claim, waiting) in self.model.leased.drain(..) {
-            // A backend may have an untried record that was passed by as due at some commit, or as untried still: the test takes either.
+            // After a crash an untried record that was leased is due as of some commit or still untried, as the backend likes: the test
+            // takes either.
             let lost = waiting.due.is_none();
             self.model.waiting[target].insert(claim.record.id.number(), Waiting { lost, ..waiting });
         }

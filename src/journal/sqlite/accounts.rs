@@ -69,7 +69,7 @@ impl Totals {
 pub(super) struct Book {
     rows: BTreeMap<Row, u64>,
     losses: Losses,
-    /// Counts the spans in bodies of dropped records.
+    /// Reads the bodies of dropped records, to count their spans.
     bodies: Option<Rc<Bodies>>,
 }
 

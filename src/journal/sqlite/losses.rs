@@ -78,7 +78,7 @@ pub(super) fn take_off(conn: &Connection, shared: &Shared, told: &[Loss]) -> rus
     conn.prepare_cached("DELETE FROM loss WHERE quantity <= 0")?.execute([]).map(drop)
 }
 
-/// Reads bodies of which something is lost.
+/// Reads the bodies of records of which something is lost.
 ///
 /// Rule: it has a connection of its own, made for the first read. A page that the disk does not give ends the transaction of the connection
 /// that asks for it, whatever the caller makes of the error.

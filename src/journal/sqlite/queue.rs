@@ -25,7 +25,7 @@ pub(super) const READY_RECORDS: usize = 256;
 pub(super) const READY_BYTES: usize = 1 << 20;
 /// With more ready records than this, intake is faster than delivery.
 const CROWD: usize = READY_RECORDS / 4;
-/// The most settlements of one target that may await their commit. A crash repeats these deliveries.
+/// The most settlements of one target that may await their commit. A crash may repeat these deliveries.
 const MAX_UNCOMMITTED: usize = 64;
 /// This many settlements are committed without waiting for an append or for older records.
 const HURRY: usize = MAX_UNCOMMITTED / 2;

@@ -22,8 +22,8 @@ pub(super) const FORMAT: i64 = FORMATS.len() as i64;
 /// Bytes of a page in a new journal; an older journal keeps its page size. A commit writes whole pages, so small pages write less: at 1,000
 /// envelopes of 4 KiB a second 18 KB for each instead of 24 KB. Still smaller pages cost more system calls than they save.
 pub(super) const PAGE: u32 = 2048;
-/// What stays of the WAL's file when it starts over: more than it grows to between checkpoints, because overwriting blocks is much cheaper
-/// than allocating them. While the journal is quiet the file is cut to nothing.
+/// The most that stays of the WAL's file when it starts over: more than it grows to between checkpoints, because overwriting blocks is much
+/// cheaper than allocating them. While the journal is quiet the file is cut to nothing.
 const LOG_KEPT: u32 = 16 << 20;
 
 /// The changes of each format, the oldest first. A journal of format n is brought up to date by those that follow its first n.

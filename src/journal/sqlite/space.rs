@@ -88,7 +88,7 @@ pub(super) struct Room {
 pub(super) struct Want {
     pub(super) project: Option<u32>,
     pub(super) need: u64,
-    /// Whether nothing else can give way, so that all delivered records are searched.
+    /// Whether nothing else can give way. Then a search makes a whole lap, unless the last one found nothing.
     pub(super) is_last: bool,
 }
 

@@ -99,7 +99,7 @@ impl Spool {
         File::open(&self.folder)?.sync_all()
     }
 
-    /// Syncs the file of a body to the disk if the journal must survive a loss of power.
+    /// Syncs the file of a body and the folder to the disk, if the journal must survive a loss of power.
     pub(super) async fn sync(&self, body: &Body) -> Result<(), JournalError> {
         if BodyFile::of(body).is_none() {
             return Err(JournalError::Failed("the body is another journal's".into()));

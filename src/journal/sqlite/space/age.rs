@@ -28,7 +28,7 @@ pub(in crate::journal::sqlite) struct Age<'a> {
 }
 
 impl Order {
-    /// Tells the records that were accepted before `before`.
+    /// The test of age: records that were accepted before `before` are old.
     pub(in crate::journal::sqlite) fn age(&mut self, before: Timestamp, now: Timestamp) -> Age<'_> {
         Age { order: self, before, now }
     }

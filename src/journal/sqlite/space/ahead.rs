@@ -15,7 +15,7 @@ use crate::journal::sqlite::threads;
 /// Moves the WAL in a thread of its own, one pass at a time.
 #[derive(Debug)]
 pub(in crate::journal::sqlite) struct Ahead {
-    /// `None` while a pass is under way, and after a thread failed to start: then the writer moves all.
+    /// `None` from the beginning of a pass until it was waited for, and after a thread failed to start: then the writer moves all.
     mover: Option<Connection>,
     pass: Option<JoinHandle<Connection>>,
     database: Arc<File>,

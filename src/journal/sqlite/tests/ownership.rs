@@ -1,4 +1,4 @@
-//! One journal belongs to one process, whatever its path. Also: another process has written to it all the same.
+//! One journal belongs to one process, by whatever path it is opened. Also tested: another process has written to it all the same.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

@@ -74,7 +74,7 @@ pub(in crate::journal::sqlite) fn forget(conn: &Connection, now: Timestamp) -> r
     Ok(())
 }
 
-/// How many events were compared in the last 24 hours and in this one, and when events of these kinds last were.
+/// How many events were compared in the last 24 hours and in this hour, and when events of these kinds last were.
 pub(in crate::journal::sqlite) fn sampled(
     conn: &Connection,
     target: TargetId,

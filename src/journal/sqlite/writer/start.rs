@@ -21,7 +21,7 @@ use crate::journal::sqlite::space::{self, Ahead, Order, Room};
 use super::Writer;
 use super::group::Command;
 
-/// The state that the writer starts with. It is read while a failure still keeps the journal from opening.
+/// The state that the writer starts with. It is read early, so that a failure keeps the journal from opening.
 #[derive(Debug)]
 pub(in crate::journal::sqlite) struct Start {
     conn: Connection,
@@ -45,7 +45,7 @@ impl Start {
         Ok(Self { conn, shared, room, letters, next })
     }
 
-    /// Serves until a close command, or until all senders are gone. Answers the close command when the files are closed.
+    /// Serves until a close command, or until all senders are gone. Answers the close command when the writer's connections are closed.
     pub(in crate::journal::sqlite) fn run(self, inbox: &Receiver<Placed<Command>>) {
         let Self { conn, shared, room, letters, next } = self;
         let (eviction, projects, looked) = (Eviction::default(), Projects::new(&shared), Instant::now());
