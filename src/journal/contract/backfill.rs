@@ -36,7 +36,7 @@ pub(crate) async fn withhold(journal: &Arc<dyn Journal>, n: u64, a: TargetId, b:
     ids
 }
 
-pub(crate) async fn a_backfill_gives_what_was_withheld_once_and_the_accounts_balance(mut subject: Subject) {
+pub(crate) async fn a_backfill_delivers_withheld_records_once_and_the_accounts_balance(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let withheld = withhold(&journal, 6, a, b).await;
@@ -88,7 +88,7 @@ pub(crate) async fn a_backfill_gives_what_was_withheld_once_and_the_accounts_bal
     assert_eq!((account.backfilled, account.withheld()), (5, 2), "one is older, one came after it began");
 }
 
-pub(crate) async fn what_came_before_the_target_was_never_withheld_from_it(subject: Subject) {
+pub(crate) async fn records_from_before_the_target_were_never_withheld(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     fill(&journal, 2, &[a]).await;
@@ -102,7 +102,7 @@ pub(crate) async fn what_came_before_the_target_was_never_withheld_from_it(subje
     subject.assert_balanced().await;
 }
 
-pub(crate) async fn what_is_backfilled_goes_after_everything_else(subject: Subject) {
+pub(crate) async fn backfilled_records_go_after_all_others(subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let withheld = withhold(&journal, 3, a, b).await;
@@ -125,7 +125,7 @@ pub(crate) async fn what_is_backfilled_goes_after_everything_else(subject: Subje
     subject.assert_balanced().await;
 }
 
-pub(crate) async fn a_backfill_that_is_cancelled_takes_up_no_more(subject: Subject) {
+pub(crate) async fn a_cancelled_backfill_takes_no_more_records(subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     fill(&journal, 1, &[a, b]).await;

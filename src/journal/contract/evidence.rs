@@ -118,7 +118,7 @@ pub(crate) async fn an_outage_lasts_until_the_next_answer_also_through_a_restart
     assert_eq!(journal.outages(today(0), 1).await.unwrap().len(), 1);
 }
 
-pub(crate) async fn what_one_upstream_got_and_another_did_not_is_told_record_by_record(mut subject: Subject) {
+pub(crate) async fn a_comparison_lists_each_record_that_only_one_upstream_got(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     for (second, targets) in [&[a, b][..], &[a, b], &[a, b], &[a], &[], &[a, b], &[a, b]].into_iter().enumerate() {

@@ -19,7 +19,7 @@ fn later() -> Timestamp {
     Timestamp::from_millis(u64::from(u32::MAX) * 1000)
 }
 
-pub(crate) async fn dead_letters_are_listed_newest_first_and_found_by_what_they_are(mut subject: Subject) {
+pub(crate) async fn dead_letters_are_listed_newest_first_and_selected_by_their_fields(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let records = [
@@ -59,7 +59,7 @@ pub(crate) async fn dead_letters_are_listed_newest_first_and_found_by_what_they_
     }
 }
 
-pub(crate) async fn a_dead_letter_that_is_retried_waits_again_and_the_accounts_balance(mut subject: Subject) {
+pub(crate) async fn a_retried_dead_letter_waits_again_and_the_accounts_balance(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let record = refuse(&journal, a, 1, "refused").await;
@@ -108,7 +108,7 @@ pub(crate) async fn parts_of_one_record_are_retried_together(subject: Subject) {
     subject.assert_balanced().await;
 }
 
-pub(crate) async fn a_dead_letter_of_a_record_that_is_still_under_way_is_left_alone(subject: Subject) {
+pub(crate) async fn a_dead_letter_of_a_waiting_record_is_left_alone(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     journal.append(Submission { quantities: errors(2), ..submission(at(1), &[a]) }).await.unwrap();
@@ -129,7 +129,7 @@ pub(crate) async fn a_dead_letter_of_a_record_that_is_still_under_way_is_left_al
     subject.assert_balanced().await;
 }
 
-pub(crate) async fn a_dead_letter_that_is_forgotten_lets_its_record_go(mut subject: Subject) {
+pub(crate) async fn a_discarded_dead_letter_lets_its_record_go(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     for second in 1..=3 {

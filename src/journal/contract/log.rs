@@ -66,7 +66,7 @@ pub(crate) async fn a_dead_letter_keeps_its_record(mut subject: Subject) {
     subject.assert_balanced().await;
 }
 
-pub(crate) async fn what_is_withheld_is_accepted_and_dropped_at_once(mut subject: Subject) {
+pub(crate) async fn a_withheld_record_is_accepted_and_dropped_at_once(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let withheld = vec![(b, DropReason::Filtered)];
@@ -89,7 +89,7 @@ pub(crate) async fn what_is_withheld_is_accepted_and_dropped_at_once(mut subject
     }
 }
 
-pub(crate) async fn a_target_keeps_its_number_and_a_new_one_begins_with_nothing(mut subject: Subject) {
+pub(crate) async fn a_target_keeps_its_number_and_a_new_one_has_no_backlog(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     fill(&journal, 3, &[a]).await;

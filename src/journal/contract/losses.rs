@@ -22,7 +22,7 @@ fn dropped(reason: DropReason, quantities: Quantities) -> Settlement {
     Settlement { dropped: Some((reason, quantities)), ..Settlement::default() }
 }
 
-pub(crate) async fn what_is_dropped_is_to_be_told_with_its_reason_through_restarts(mut subject: Subject) {
+pub(crate) async fn a_drop_is_to_be_told_with_its_reason_through_restarts(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let quantities: Quantities = "error=2 attachment=7 internal=1 unknown=1".parse().unwrap();
@@ -52,7 +52,7 @@ pub(crate) async fn what_is_dropped_is_to_be_told_with_its_reason_through_restar
     subject.assert_balanced().await;
 }
 
-pub(crate) async fn a_report_takes_off_what_it_tells_and_counts_as_nothing(mut subject: Subject) {
+pub(crate) async fn a_report_takes_off_its_losses_and_counts_as_nothing(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     journal.append(Submission { quantities: errors(9), ..submission(at(1), &[a, b]) }).await.unwrap();
@@ -94,7 +94,7 @@ pub(crate) async fn a_report_takes_off_what_it_tells_and_counts_as_nothing(mut s
     subject.assert_balanced().await;
 }
 
-pub(crate) async fn with_a_dropped_transaction_its_spans_are_lost(mut subject: Subject) {
+pub(crate) async fn the_spans_of_a_dropped_transaction_are_lost(mut subject: Subject) {
     let journal = subject.journal();
     let (a, b) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     let payload = r#"{"spans":[{},{},{"spans":[{}]}]}"#;
@@ -124,7 +124,7 @@ pub(crate) async fn with_a_dropped_transaction_its_spans_are_lost(mut subject: S
     assert_eq!(to_tell(&subject).await, expected.concat());
 }
 
-pub(crate) async fn what_is_shed_before_there_is_a_record_is_to_be_told_too(mut subject: Subject) {
+pub(crate) async fn a_loss_without_a_record_is_to_be_told_too(mut subject: Subject) {
     let a = subject.journal().target("a").await.unwrap();
     let loss = |category, quantity| Loss {
         target: a,

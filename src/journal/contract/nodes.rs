@@ -72,7 +72,7 @@ pub(crate) async fn a_key_is_taken_by_one_relay_and_the_other_is_told(cluster: B
     );
 }
 
-pub(crate) async fn what_either_relay_takes_is_claimed_once(cluster: Box<dyn Cluster>) {
+pub(crate) async fn a_record_of_either_relay_is_claimed_once(cluster: Box<dyn Cluster>) {
     let two = Two::begin(cluster).await;
     let mut taken = fill(&two.one, 40, &[two.target]).await;
     taken.extend(fill(&two.two, 40, &[two.target]).await);
@@ -121,7 +121,7 @@ pub(crate) async fn each_ledger_tells_the_accounts_of_both_relays(cluster: Box<d
     assert_eq!(three.backlog(two.target).await.unwrap().envelopes, 1);
 }
 
-pub(crate) async fn what_a_relay_that_is_gone_had_leased_another_claims_and_its_late_settlements_change_nothing(
+pub(crate) async fn a_gone_relays_records_go_to_another_and_its_late_settlements_change_nothing(
     cluster: Box<dyn Cluster>,
 ) {
     let mut two = Two::begin(cluster).await;
@@ -153,7 +153,7 @@ pub(crate) async fn what_a_relay_that_is_gone_had_leased_another_claims_and_its_
     .await;
 }
 
-pub(crate) async fn what_is_old_goes_once_when_both_discard_it(cluster: Box<dyn Cluster>) {
+pub(crate) async fn an_old_record_is_dropped_once_when_both_relays_discard_it(cluster: Box<dyn Cluster>) {
     let two = Two::begin(cluster).await;
     fill(&two.one, 40, &[two.target]).await;
     fill(&two.two, 40, &[two.target]).await;
@@ -215,28 +215,28 @@ macro_rules! cluster_suite {
         contract::cluster_suite! {
             $make, nodes:
                 a_key_is_taken_by_one_relay_and_the_other_is_told,
-                what_either_relay_takes_is_claimed_once,
+                a_record_of_either_relay_is_claimed_once,
                 each_ledger_tells_the_accounts_of_both_relays,
-                what_a_relay_that_is_gone_had_leased_another_claims_and_its_late_settlements_change_nothing,
-                what_is_old_goes_once_when_both_discard_it,
+                a_gone_relays_records_go_to_another_and_its_late_settlements_change_nothing,
+                an_old_record_is_dropped_once_when_both_relays_discard_it,
                 a_dead_letter_that_both_retry_waits_once
         }
         contract::cluster_suite! {
             $make, pace:
-                a_limit_that_one_relay_was_told_holds_at_the_other_for_as_long,
-                of_an_open_circuit_one_relay_at_a_time_finds_out_more,
-                a_relay_that_fails_while_another_is_taken_is_cut_off_alone,
+                a_rate_limit_of_one_relay_holds_for_the_other_as_long,
+                one_relay_at_a_time_probes_an_open_circuit,
+                a_relay_that_fails_alone_is_cut_off_alone,
                 relays_never_have_more_places_together_than_there_are,
-                each_relay_hears_under_which_limits_something_comes_to_the_other
+                each_relay_hears_which_limits_the_other_uses
         }
         contract::cluster_suite! {
             $make, plane:
-                the_first_relay_says_which_upstream_is_the_primary_and_a_switch_is_that_of_who_made_it,
+                the_first_relay_sets_the_primary_and_a_switch_belongs_to_its_maker,
                 a_switch_is_taken_back_unless_another_relay_has_switched_since,
-                one_relay_leads_and_of_a_term_that_is_over_nothing_is_taken,
+                one_relay_leads_and_a_term_that_is_over_is_refused,
                 every_relay_is_told_of_each_change,
-                in_what_a_file_differs_every_relay_tells,
-                a_relay_whose_name_another_has_taken_is_told_and_does_nothing_more
+                every_relay_tells_in_what_its_file_differs,
+                a_replaced_relay_is_told_and_does_nothing_more
         }
     };
     ($make:path, $part:ident: $($name:ident),* $(,)?) => {

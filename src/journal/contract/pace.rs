@@ -25,7 +25,7 @@ fn opened(openings: u32, wait: Duration) -> Lesson {
     Lesson::Opened { ago: Duration::from_secs(1), wait, openings, asks_next: true }
 }
 
-pub(crate) async fn a_limit_that_one_relay_was_told_holds_at_the_other_for_as_long(cluster: Box<dyn Cluster>) {
+pub(crate) async fn a_rate_limit_of_one_relay_holds_for_the_other_as_long(cluster: Box<dyn Cluster>) {
     let Two { one, two, target, .. } = Two::begin(cluster).await;
     let limits = rate_limits::parse("60:error:key, 30::organization");
     let told = tell(&one, target, vec![Lesson::Limited("shop".into(), limits)]).await;
@@ -48,7 +48,7 @@ pub(crate) async fn a_limit_that_one_relay_was_told_holds_at_the_other_for_as_lo
     assert!(exchange(&two, vec![]).await.standings[&target].refused().is_empty());
 }
 
-pub(crate) async fn of_an_open_circuit_one_relay_at_a_time_finds_out_more(cluster: Box<dyn Cluster>) {
+pub(crate) async fn one_relay_at_a_time_probes_an_open_circuit(cluster: Box<dyn Cluster>) {
     let mut two = Two::begin(cluster).await;
     let (one, other, target) = (Arc::clone(&two.one), Arc::clone(&two.two), two.target);
     let early = tell(&one, target, vec![opened(1, WAIT), Lesson::WantsProbe]).await;
@@ -68,7 +68,7 @@ pub(crate) async fn of_an_open_circuit_one_relay_at_a_time_finds_out_more(cluste
     assert!(tell(&other, target, vec![Lesson::Closed]).await.opened().is_none());
 }
 
-pub(crate) async fn a_relay_that_fails_while_another_is_taken_is_cut_off_alone(cluster: Box<dyn Cluster>) {
+pub(crate) async fn a_relay_that_fails_alone_is_cut_off_alone(cluster: Box<dyn Cluster>) {
     let Two { one, two, target, .. } = Two::begin(cluster).await;
     let failing = exchange(&one, vec![(target, opened(1, WAIT))]).await.relay;
     let told = tell(&two, target, vec![Lesson::Contradicts(failing)]).await;
@@ -101,7 +101,7 @@ pub(crate) async fn relays_never_have_more_places_together_than_there_are(cluste
     assert_eq!(places(&other, 8, 4).await.places(second.relay), 8);
 }
 
-pub(crate) async fn each_relay_hears_under_which_limits_something_comes_to_the_other(cluster: Box<dyn Cluster>) {
+pub(crate) async fn each_relay_hears_which_limits_the_other_uses(cluster: Box<dyn Cluster>) {
     let Two { one, two, .. } = Two::begin(cluster).await;
     let busy = |names: &[&str]| names.iter().map(|name| (Arc::from(*name), Category::Error)).collect::<BTreeSet<_>>();
     let others = async |relay: &Arc<dyn Journal>, own: &[&str]| {

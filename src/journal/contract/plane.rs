@@ -51,9 +51,7 @@ async fn term(relay: &Arc<dyn Journal>) -> Epoch {
     term.unwrap()
 }
 
-pub(crate) async fn the_first_relay_says_which_upstream_is_the_primary_and_a_switch_is_that_of_who_made_it(
-    cluster: Box<dyn Cluster>,
-) {
+pub(crate) async fn the_first_relay_sets_the_primary_and_a_switch_belongs_to_its_maker(cluster: Box<dyn Cluster>) {
     let mut two = Two::begin(cluster).await;
     let (one, other) = (of(&two.one), of(&two.two));
     let first = one.plane("a", "of one").await.unwrap();
@@ -90,7 +88,7 @@ pub(crate) async fn a_switch_is_taken_back_unless_another_relay_has_switched_sin
     }
 }
 
-pub(crate) async fn one_relay_leads_and_of_a_term_that_is_over_nothing_is_taken(cluster: Box<dyn Cluster>) {
+pub(crate) async fn one_relay_leads_and_a_term_that_is_over_is_refused(cluster: Box<dyn Cluster>) {
     let mut two = Two::begin(cluster).await;
     let target = two.target;
     read(&two.one).await;
@@ -139,7 +137,7 @@ pub(crate) async fn every_relay_is_told_of_each_change(cluster: Box<dyn Cluster>
     told(&mut watches, "what is published").await;
 }
 
-pub(crate) async fn in_what_a_file_differs_every_relay_tells(cluster: Box<dyn Cluster>) {
+pub(crate) async fn every_relay_tells_in_what_its_file_differs(cluster: Box<dyn Cluster>) {
     let Two { one, two, .. } = Two::begin(cluster).await;
     for names in [vec!["limits".to_owned(), "mirror".to_owned()], vec![]] {
         of(&one).note_differing(names.clone()).await.unwrap();
@@ -153,7 +151,7 @@ pub(crate) async fn in_what_a_file_differs_every_relay_tells(cluster: Box<dyn Cl
     assert_eq!(one.measure().await.unwrap().nodes.len(), 2);
 }
 
-pub(crate) async fn a_relay_whose_name_another_has_taken_is_told_and_does_nothing_more(cluster: Box<dyn Cluster>) {
+pub(crate) async fn a_replaced_relay_is_told_and_does_nothing_more(cluster: Box<dyn Cluster>) {
     let mut two = Two::begin(cluster).await;
     let (one, other, target) = (Arc::clone(&two.one), Arc::clone(&two.two), two.target);
     assert!(!of(&one).replaced().is_cancelled());

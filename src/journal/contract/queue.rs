@@ -22,7 +22,7 @@ pub(crate) async fn after_a_restart_everything_unsettled_can_be_claimed_again(mu
     assert_eq!(again, [ids_all[0], ids_all[2], ids_all[4], ids_all[5]]);
 }
 
-pub(crate) async fn what_is_due_comes_first_by_its_due_time_then_the_untried_in_order(subject: Subject) {
+pub(crate) async fn due_records_come_first_by_due_time_then_untried_ones_in_order(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let all = fill(&journal, 5, &[a]).await;
@@ -42,7 +42,7 @@ pub(crate) async fn what_is_due_comes_first_by_its_due_time_then_the_untried_in_
     subject.assert_balanced().await;
 }
 
-pub(crate) async fn a_retry_that_comes_due_before_one_already_looked_up_goes_first(subject: Subject) {
+pub(crate) async fn an_earlier_retry_goes_before_one_that_was_already_read(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let all = fill(&journal, 3, &[a]).await;
@@ -90,9 +90,7 @@ async fn until_leases_end() {
     pass(LEASE + Duration::from_secs(1)).await;
 }
 
-pub(crate) async fn a_lease_that_ends_is_given_to_somebody_else_and_its_late_settlement_changes_nothing(
-    mut subject: Subject,
-) {
+pub(crate) async fn an_ended_lease_goes_to_another_and_its_late_settlement_changes_nothing(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let all = fill(&journal, 3, &[a]).await;
@@ -126,7 +124,7 @@ pub(crate) async fn a_lease_that_ends_is_given_to_somebody_else_and_its_late_set
     assert_eq!(ids(&subject.journal().claim(a, at(13), 9).await.unwrap()), all[2..]);
 }
 
-pub(crate) async fn a_lease_that_is_extended_stays(subject: Subject) {
+pub(crate) async fn an_extended_lease_holds(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let all = fill(&journal, 2, &[a]).await;
@@ -147,7 +145,7 @@ pub(crate) async fn a_lease_that_is_extended_stays(subject: Subject) {
     assert_eq!(journal.backlog(a).await.unwrap().envelopes, 1);
 }
 
-pub(crate) async fn after_its_end_a_lease_holds_as_long_as_nobody_asks(subject: Subject) {
+pub(crate) async fn an_ended_lease_holds_until_the_next_claim(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     fill(&journal, 2, &[a]).await;
@@ -161,7 +159,7 @@ pub(crate) async fn after_its_end_a_lease_holds_as_long_as_nobody_asks(subject: 
     assert_eq!(journal.backlog(a).await.unwrap().envelopes, 0);
 }
 
-pub(crate) async fn a_lease_of_before_a_restart_is_lost(mut subject: Subject) {
+pub(crate) async fn a_lease_from_before_a_restart_is_lost(mut subject: Subject) {
     let a = subject.journal().target("a").await.unwrap();
     fill(&subject.journal(), 1, &[a]).await;
     let before = subject.journal().claim(a, at(10), 1).await.unwrap();
@@ -212,7 +210,7 @@ pub(crate) async fn part_of_a_record_can_be_put_off(mut subject: Subject) {
     assert_eq!(subject.journal().prune(at(100), 10).await.unwrap(), 1);
 }
 
-pub(crate) async fn what_was_put_off_can_be_tried_at_once(mut subject: Subject) {
+pub(crate) async fn hastened_records_can_be_tried_at_once(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let ids_all = fill(&journal, 5, &[a]).await;
@@ -238,7 +236,7 @@ pub(crate) async fn what_was_put_off_can_be_tried_at_once(mut subject: Subject) 
     subject.assert_balanced().await;
 }
 
-pub(crate) async fn what_is_old_is_discarded_in_order_and_leases_are_left_alone(mut subject: Subject) {
+pub(crate) async fn old_records_are_discarded_in_order_and_leased_ones_stay(mut subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     let all = fill(&journal, 6, &[a]).await;
@@ -258,7 +256,7 @@ pub(crate) async fn what_is_old_is_discarded_in_order_and_leases_are_left_alone(
     subject.assert_balanced().await;
 }
 
-pub(crate) async fn discarding_goes_on_across_what_was_put_off_and_what_was_never_tried(subject: Subject) {
+pub(crate) async fn a_discard_covers_records_put_off_and_untried_ones(subject: Subject) {
     let journal = subject.journal();
     let a = journal.target("a").await.unwrap();
     fill(&journal, 700, &[a]).await;

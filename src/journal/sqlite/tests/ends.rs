@@ -27,8 +27,8 @@ fn run(test: &str, case: &str, folder: &Path) -> ExitStatus {
 }
 
 #[test]
-fn what_the_writer_moved_in_part_and_what_is_to_be_cut_off_is_brought_to_the_disk_first() {
-    let name = "what_the_writer_moved_in_part_and_what_is_to_be_cut_off_is_brought_to_the_disk_first";
+fn pages_of_a_partial_or_truncating_move_are_synced_first() {
+    let name = "pages_of_a_partial_or_truncating_move_are_synced_first";
     if let Some(case) = case() {
         return move_log(&case);
     }
