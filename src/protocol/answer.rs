@@ -1,28 +1,28 @@
-//! The text of an upstream's answer: whether a tracker answers so, and what a person reads of it. Of a web page the title is enough.
+//! The text of an upstream's answer: whether a tracker answers like this, and what a person reads of it. Of a web page only the title.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-/// What an upstream answers when it has taken an envelope. A web page is never the answer: captive portals, gateways and servers at a
-/// wrong port answer with pages.
+/// The answer of an upstream that has taken an envelope. It is never a web page: captive portals, gateways and servers at a wrong port
+/// answer with pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expected {
-    /// Anything else.
+    /// Any text but a web page.
     Anything,
     /// `{"id": …}`, `{}` or nothing.
     Id,
-    /// The same, and nothing never has the type `text/html`.
+    /// As `Id`; an empty body never has the type `text/html`.
     IdWithoutHtml,
 }
 
-/// No tracker answers with so many bytes.
+/// A length in bytes that no tracker's answer reaches.
 const LONGEST: usize = 1024;
 
 impl Expected {
-    /// Whether something else than such an upstream answers. `text` is the beginning of the body, `is_html` tells its type. A body that
-    /// broke off speaks against nobody.
+    /// Whether something other than such an upstream answered. `text` is the beginning of the body; `is_html` says whether its type is
+    /// `text/html`. An object that breaks off within [`LONGEST`] bytes is not excluded.
     pub fn excludes(self, text: &str, is_html: bool) -> bool {
         match (self, text.trim_ascii()) {
             (_, text) if is_page(text) => true,
@@ -49,17 +49,17 @@ fn may_tell_an_id(text: &str) -> bool {
     }
 }
 
-/// What is said of a page that has no title.
+/// The gist of a page without a title.
 const UNTITLED: &str = "a web page without a title";
 
-/// Whether the text is a web page, and not what an API answers with.
+/// Whether the text is a web page.
 pub fn is_page(text: &str) -> bool {
-    // A page may begin with a byte order mark, a declaration of XML, a comment.
+    // A page may begin with a byte order mark, an XML declaration or a comment.
     let text = text.trim_start_matches('\u{feff}').trim_ascii_start();
     text.starts_with('<') && ["<!doctype html", "<html", "<title"].iter().any(|tag| find(text, tag).is_some())
 }
 
-/// The answer in few words: a web page's title, any other text as it is without the space around it.
+/// The answer in short: the title of a web page, or any other text with the space around it removed.
 pub fn gist(text: &str) -> Cow<'_, str> {
     match is_page(text) {
         true => title(text).map_or(Cow::Borrowed(UNTITLED), Cow::Owned),
@@ -67,7 +67,7 @@ pub fn gist(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The first title of a page, with every run of space as one.
+/// The first title of a page, with each run of whitespace as one space.
 fn title(page: &str) -> Option<String> {
     let after = &page[find(page, "<title")?..];
     let inner = &after[after.find('>')? + 1..];
@@ -76,7 +76,7 @@ fn title(page: &str) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
-/// Where a tag begins, whatever its case.
+/// The position of a tag, compared without case.
 fn find(text: &str, tag: &str) -> Option<usize> {
     text.as_bytes().windows(tag.len()).position(|window| window.eq_ignore_ascii_case(tag.as_bytes()))
 }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_of_upstream_is_told_from_what_answers_in_its_place() {
+    fn each_kind_of_upstream_excludes_answers_of_other_servers() {
         use Expected::{Anything, Id, IdWithoutHtml};
         let all = [Anything, Id, IdWithoutHtml];
         for (text, excluded_by) in [
@@ -95,7 +95,7 @@ mod tests {
             ("{}\n", &[]),
             ("", &[]),
             ("{\n \"status\": \"queued\", \"event_id\": \"1\"}", &[]),
-            // It broke off.
+            // A body that broke off.
             ("{\"i", &[]),
             ("OK", &[Id, IdWithoutHtml]),
             ("{\"ok\":true}", &[Id, IdWithoutHtml]),
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_its_title_and_any_other_text_is_itself() {
+    fn the_gist_of_a_page_is_its_title_and_other_text_is_kept() {
         for (text, told) in [
             ("\n<!doctype html>\n<html><head><title>Server\n Error (500)</title></head>…", "Server Error (500)"),
             ("<HTML><TITLE lang=en>Not Found</TITLE>", "Not Found"),

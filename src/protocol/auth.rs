@@ -1,18 +1,18 @@
-//! Authentication of a request: which project key does it carry, and in which one of the forms SDKs use.
+//! Authentication of a request: which project key it carries, in which of the forms that SDKs use.
 //!
 //! Order and rules follow getsentry/relay (`relay-server/src/extractors/request_meta.rs`): `X-Sentry-Auth`, `Authorization: Sentry`,
-//! `Authorization: Basic`, the query, the path; two forms in one request are refused, even when they agree. A form that is not meant
-//! for us is none: another scheme, an empty header, an empty key, a `Basic` of the site around us.
+//! `Authorization: Basic`, the query, the path. Two forms in one request are refused, even when they agree. A form that is not meant for
+//! the relay does not count: another scheme, an empty header, an empty key, or `Basic` credentials of the site in front of the relay.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::dsn::is_token;
 
-/// The newest version of the protocol, and the one taken when a request names none.
+/// The newest version of the protocol. A request that names none is taken to speak it.
 pub const PROTOCOL_VERSION: u16 = 7;
 
-/// What a request says of itself.
+/// The credentials of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Credentials {
     /// The project's public key as sent.
@@ -41,11 +41,11 @@ pub enum AuthError {
     Version,
 }
 
-/// Finds the credentials in the places a request may carry them; `None` when it carries none.
+/// Finds the credentials of a request; `None` when it carries none.
 ///
-/// `sentry_auth` and `authorization` are the values of these headers, `query` the raw query string, `key` the key that stands in
-/// the path of some endpoints. `is_ours` says whether a project has this key: a browser adds the `Basic` of a protected site by
-/// itself, and its user is nobody here.
+/// `sentry_auth` and `authorization` are the values of these headers, `query` is the raw query string, and `key` is the key in the path
+/// of some endpoints. `is_ours` says whether a project has the key. A browser adds the `Basic` credentials of a protected site by itself;
+/// they are ignored unless the user is a project's key.
 pub fn find<'a>(
     sentry_auth: impl Iterator<Item = &'a str>,
     authorization: impl Iterator<Item = &'a str>,
@@ -55,7 +55,7 @@ pub fn find<'a>(
 ) -> Result<Option<Credentials>, AuthError> {
     let mut found: Option<Fields> = None;
     let mut take = |fields: Fields| match fields.is_blank() {
-        // The key may lie elsewhere; the version holds all the same.
+        // The key may be elsewhere. The version is checked anyway.
         true => fields.check_version(),
         false if found.replace(fields).is_some() => Err(AuthError::Multiple),
         false => Ok(()),
@@ -64,7 +64,7 @@ pub fn find<'a>(
         take(header_fields(value).ok_or(AuthError::Unreadable)?)?;
     }
     for value in authorization {
-        // Other schemes belong to a proxy in front of us; they are no Sentry authentication.
+        // Other schemes belong to a proxy in front of the relay.
         if let Some(fields) = header_fields(value).or_else(|| basic_fields(value, &is_ours)) {
             take(fields)?;
         }
@@ -80,7 +80,7 @@ pub fn find<'a>(
     found.map(Fields::validate).transpose()
 }
 
-/// The fields of one form, not yet looked at.
+/// The fields of one form, not yet validated.
 #[derive(Default)]
 struct Fields {
     key: Option<String>,
@@ -94,7 +94,7 @@ impl Fields {
             "sentry_key" => &mut self.key,
             "sentry_version" => &mut self.version,
             "sentry_client" => &mut self.client,
-            // sentry_secret is accepted and ignored, sentry_timestamp means nothing any more.
+            // sentry_secret is accepted and ignored; sentry_timestamp has no meaning any more.
             _ => return,
         };
         if !value.is_empty() || field.is_none() {
@@ -102,7 +102,7 @@ impl Fields {
         }
     }
 
-    /// Whether nobody filled it in: a template whose variable is empty writes a key without a value.
+    /// Whether the key is there and empty, as a template writes it when its variable is empty.
     fn is_blank(&self) -> bool {
         self.key.as_deref() == Some("")
     }
@@ -125,12 +125,12 @@ impl Fields {
     }
 }
 
-/// Only what may stand in a header of ours again is kept of a client's name.
+/// Whether the client's name is kept: it must be fit for a header of a later request.
 fn is_client(client: &str) -> bool {
     !client.is_empty() && client.len() <= 128 && client.bytes().all(|b| b.is_ascii_graphic() && b != b',')
 }
 
-/// `Sentry k=v, k=v`: the scheme in any case; commas or blanks between the pairs.
+/// Reads `Sentry k=v, k=v`: the scheme in any case, the pairs separated by commas or spaces.
 fn header_fields(value: &str) -> Option<Fields> {
     let (scheme, rest) = value.trim().split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("sentry") {
@@ -150,7 +150,7 @@ fn basic_fields(value: &str, is_ours: impl Fn(&str) -> bool) -> Option<Fields> {
     is_ours(&user).then(|| Fields { key: Some(user), ..Fields::default() })
 }
 
-/// User and password of a `Basic` authentication (RFC 7617).
+/// The user and password of `Basic` authentication (RFC 7617).
 pub fn basic(value: &str) -> Option<(String, String)> {
     let (scheme, rest) = value.trim().split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
@@ -161,7 +161,7 @@ pub fn basic(value: &str) -> Option<(String, String)> {
     Some((user.to_owned(), password.to_owned()))
 }
 
-/// A query is a form of authentication only when it names a key.
+/// The fields of a query. It is a form of authentication only when it names a key.
 fn query_fields(query: &str) -> Fields {
     let mut fields = Fields::default();
     if !query.contains("sentry_") {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn no_form_is_no_error_and_a_proxys_own_authorization_is_none_of_ours() {
+    fn a_request_without_a_form_has_no_credentials_and_foreign_forms_are_ignored() {
         assert_eq!(find_in(None, None, Some("x=y")), Ok(None));
         let site = format!("Basic {}", BASE64.encode("staging:secret"));
         let query = format!("sentry_key={KEY}");
@@ -236,7 +236,7 @@ mod tests {
         }
         assert_eq!(find_in(Some(" "), None, None), Ok(None));
         assert_eq!(find_in(Some(""), None, Some(&query)), with(None));
-        // Nor is a key that nobody filled in.
+        // A form with an empty key is ignored as well.
         let header = format!("Sentry sentry_version=7, sentry_key={KEY}");
         assert_eq!(find_in(Some("Sentry sentry_version=7, sentry_key="), None, Some(&query)), with(None));
         assert_eq!(find_in(Some(&header), None, Some("sentry_version=7&sentry_key=")), with(None));
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_says_why() {
+    fn an_unusable_form_gives_its_reason() {
         assert_eq!(find_in(Some("nonsense"), None, None), Err(AuthError::Unreadable));
         assert_eq!(find_in(Some("Sentry sentry_version=7"), None, None), Err(AuthError::NoKey));
         let newer = format!("Sentry sentry_version=8, sentry_key={KEY}");

@@ -1,4 +1,4 @@
-//! Sentry's data categories: what a rate limit names and what the accounts count. Closed vocabulary.
+//! Sentry's data categories: rate limits name them, and the accounts count by them. A closed vocabulary.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use crate::vocabulary::vocabulary;
 
 vocabulary! {
-    /// A data category (getsentry/relay, `relay-base-schema/src/data_category.rs`; only those that items can carry).
+    /// A data category (getsentry/relay, `relay-base-schema/src/data_category.rs`; only the ones that items can have).
     #[repr(u8)]
     pub enum Category {
         /// Error events.
@@ -22,7 +22,7 @@ vocabulary! {
         Span = "span",
         /// Attachments, counted in bytes.
         Attachment = "attachment",
-        /// Attachments, counted in pieces.
+        /// Attachments, counted singly.
         AttachmentItem = "attachment_item",
         /// User feedback, old and new.
         Feedback = "feedback",
@@ -36,7 +36,7 @@ vocabulary! {
         Replay = "replay",
         /// Check-ins of cron monitors.
         Monitor = "monitor",
-        /// Log entries, counted in pieces.
+        /// Log entries, counted singly.
         LogItem = "log_item",
         /// Log entries, counted in bytes.
         LogByte = "log_byte",
@@ -46,39 +46,39 @@ vocabulary! {
         Session = "session",
         /// Metric buckets and statsd lines.
         MetricBucket = "metric_bucket",
-        /// Events whose payload says that they are of the default type. Payloads are not read for that, so events count as errors;
-        /// upstreams' limits may name it.
+        /// Events of Sentry's default type. Only a payload tells that type, and payloads are not read for it, so such events count as
+        /// errors. A limit of an upstream may name this category.
         Default = "default",
         /// Client reports.
         Internal = "internal",
-        /// Items of no category: never limited, still counted.
+        /// Items of no category: counted, never limited.
         Unknown = "unknown",
     }
 }
 
 impl Category {
-    /// Whether a rate limit may hold items of this category back ("Rate Limiting": client reports and unknown items never are).
+    /// Whether a rate limit may hold back items of this category ("Rate Limiting": never client reports and unknown items).
     pub const fn can_be_limited(self) -> bool {
         !matches!(self, Self::Internal | Self::Unknown)
     }
 
-    /// Whether a limit of ours may name it: there are items of it, and they may be held back.
+    /// Whether a limit of the configuration may name it: items can have it, and may be held back.
     pub const fn can_be_configured(self) -> bool {
         self.can_be_limited() && !matches!(self, Self::Default)
     }
 
-    /// Whether the category of that name counts items. Two count bytes, of items that another counts in pieces.
+    /// Whether the category of that name counts items. Two categories count bytes of items that another category counts singly.
     pub fn counts_items(name: &str) -> bool {
         ![Self::Attachment, Self::LogByte].iter().any(|category| category.name() == name)
     }
 
-    /// Whether its loss is told in client reports: that of a client report is not, and what has no category cannot be.
+    /// Whether client reports tell of its losses. They do not for client reports, and cannot for items without a category.
     pub const fn can_be_reported(self) -> bool {
         !matches!(self, Self::Internal | Self::Unknown)
     }
 }
 
-/// The names of the categories that a configuration may name.
+/// The names of the categories that the configuration may name.
 pub const CONFIGURABLE: [&str; Category::ALL.len() - 3] = {
     let mut names = [""; Category::ALL.len() - 3];
     let mut at = 0;
@@ -106,13 +106,13 @@ impl<'de> Deserialize<'de> for Category {
     }
 }
 
-/// How much of each category: what a record holds, what was delivered, what is waiting. Never holds a zero. Copied many times on
-/// an envelope's way, and nearly always of one or two categories.
+/// An amount for each category, such as of what a record holds or what was delivered. Never holds a zero. Copied often on an
+/// envelope's way, and nearly always of one or two categories.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Quantities(SmallVec<[(Category, u64); 2]>);
 
 impl Quantities {
-    /// Nothing.
+    /// No quantities.
     pub const fn new() -> Self {
         Self(SmallVec::new_const())
     }
@@ -135,12 +135,12 @@ impl Quantities {
         }
     }
 
-    /// The pairs, in the order in which their categories first came.
+    /// The pairs, in the order in which their categories were first added.
     pub fn iter(&self) -> impl Iterator<Item = (Category, u64)> + '_ {
         self.0.iter().copied()
     }
 
-    /// Whether there is nothing of any category.
+    /// Whether every category is at zero.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -156,7 +156,7 @@ impl FromIterator<(Category, u64)> for Quantities {
     }
 }
 
-/// `error=1 attachment=2048`: how the journal keeps it, readable with any SQLite shell.
+/// `error=1 attachment=2048`: the form in the journal, readable with any SQLite shell.
 impl fmt::Display for Quantities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (category, quantity)) in self.iter().enumerate() {
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_configuration_is_told_the_categories_that_it_may_name() {
+    fn the_configurable_names_are_the_categories_that_may_be_configured() {
         for category in Category::ALL {
             assert_eq!(CONFIGURABLE.contains(&category.name()), category.can_be_configured());
         }

@@ -1,8 +1,8 @@
-//! Client reports: whoever loses data on its way to a tracker tells it what and why ("Client Reports" in Sentry's developer
-//! documentation).
+//! Client reports. Whoever loses data on its way to a tracker reports to it what was lost and why ("Client Reports" in Sentry's
+//! developer documentation).
 //!
-//! Rule: only documented reasons, and of each entry no more than Relay can read. Reports of SDKs pass as they came; this is about
-//! our own.
+//! Rule: only documented reasons, and no quantity above what Relay can read. Reports of SDKs pass as they came; this module makes the
+//! relay's own.
 
 use std::fmt;
 
@@ -16,25 +16,25 @@ use crate::clock::Timestamp;
 use crate::vocabulary::vocabulary;
 
 vocabulary! {
-    /// Why data was discarded: those of the documented reasons that concern a relay.
+    /// Why data was discarded: the documented reasons that a relay can have.
     pub enum Reason {
-        /// A store for data that could not be sent yet had no more room.
+        /// A store for unsent data was full.
         CacheOverflow = "cache_overflow",
-        /// A processor of events took it out.
+        /// An event processor dropped it.
         EventProcessor = "event_processor",
-        /// It could not be sent, and is not tried any more.
+        /// It could not be sent and is not retried.
         NetworkError = "network_error",
         /// A rate limit was in force.
         RatelimitBackoff = "ratelimit_backoff",
-        /// The sample rate left it out.
+        /// The sample rate excluded it.
         SampleRate = "sample_rate",
     }
 }
 
-/// The most that one entry of a report may say: Relay reads 32 bits (getsentry/relay, `relay-event-schema`, `DiscardedEvent`).
+/// The largest quantity of one entry: Relay reads 32 bits (getsentry/relay, `relay-event-schema`, `DiscardedEvent`).
 pub const MOST: u64 = u32::MAX as u64;
 
-/// An envelope with nothing but a report of what was discarded.
+/// An envelope that holds only a report of discarded data.
 pub fn envelope(at: Timestamp, discarded: impl IntoIterator<Item = (Reason, Category, u64)>) -> Bytes {
     let entry = |(reason, category, quantity): (Reason, Category, u64)| json!({"reason": reason.name(), "category": category.name(), "quantity": quantity.min(MOST)});
     let discarded: Value = discarded.into_iter().map(entry).collect();
@@ -44,7 +44,7 @@ pub fn envelope(at: Timestamp, discarded: impl IntoIterator<Item = (Reason, Cate
     format!("{header}\n{item}\n{payload}\n").into()
 }
 
-/// How many spans are lost with a transaction: those in it, and its own, which is all of one that cannot be read.
+/// The number of spans lost with a transaction: its own and those inside it. An unreadable transaction counts as one.
 pub fn spans(transaction: &[u8]) -> u64 {
     #[derive(serde::Deserialize)]
     struct Transaction {
@@ -54,7 +54,7 @@ pub fn spans(transaction: &[u8]) -> u64 {
     serde_json::from_slice::<Transaction>(transaction).map_or(0, |transaction| transaction.spans.0) + 1
 }
 
-/// The length of a list whose elements are passed over.
+/// The length of a list whose elements are skipped.
 #[derive(Default)]
 struct Count(u64);
 
@@ -84,7 +84,7 @@ mod tests {
     use crate::protocol::envelope::Envelope;
 
     #[test]
-    fn a_report_is_an_envelope_of_one_item_that_says_what_and_why() {
+    fn a_report_is_an_envelope_of_one_item_with_quantities_and_reasons() {
         let at = Timestamp::from_millis(1_767_571_200_000);
         let discarded =
             [(Reason::NetworkError, Category::Error, 3), (Reason::RatelimitBackoff, Category::Attachment, u64::MAX)];
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_transaction_its_own_span_is_lost_and_those_in_it() {
+    fn a_lost_transaction_counts_its_own_span_and_those_inside() {
         for (payload, lost) in [
             (r#"{"type":"transaction","spans":[{"spans":[1,2]},{},null]}"#, 4),
             (r#"{"spans":[]}"#, 1),

@@ -1,4 +1,4 @@
-//! The DSN: one line that says where data goes, for which project, under which key.
+//! The DSN: one line that names the server, the project and its key.
 //!
 //! `{scheme}://{public_key}[:{secret}]@{host}[:{port}]{path prefix}/{project}` (Sentry's "SDK Overview", "Parsing the DSN").
 
@@ -10,7 +10,7 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Uri};
 use url::Url;
 
-/// A parsed DSN. Prints with its key hidden; [`Dsn::reveal`] gives the whole.
+/// A parsed DSN. Prints with its key hidden; [`Dsn::reveal`] returns it with the key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Dsn {
     scheme: Scheme,
@@ -20,18 +20,18 @@ pub struct Dsn {
     public_key: String,
     envelope_uri: Uri,
     host: HeaderValue,
-    /// The whole DSN, and its key, each as a JSON string.
+    /// The whole DSN as a JSON string.
     quoted: Box<str>,
     quoted_key: Box<str>,
 }
 
-/// Why a text is no DSN. Never repeats the text: it holds a key.
+/// Why a text is no DSN. Never repeats the text, which may hold a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InvalidDsn {
-    /// Not a URL at all.
+    /// Not a URL.
     #[error("a DSN is a URL like https://<key>@<host>/<project>")]
     NotAUrl,
-    /// As it stands in a page that shows how a DSN looks.
+    /// A placeholder in angle brackets, copied from an example.
     #[error("the DSN has a placeholder in angle brackets: write what the tracker shows in its place, without brackets")]
     Placeholder,
     /// Neither http nor https.
@@ -43,13 +43,13 @@ pub enum InvalidDsn {
     /// No path.
     #[error("the DSN has no project id at its end")]
     NoProject,
-    /// The project id or the key has characters that do not belong there.
+    /// The project id or the key has characters other than letters, digits, `-` and `_`.
     #[error("the DSN's project id or key has characters other than letters, digits, - and _")]
     Characters,
 }
 
 impl Dsn {
-    /// Whether its host is this machine, as far as its name tells.
+    /// Whether its host is this machine, judged by its name or address alone.
     pub fn is_on_this_machine(&self) -> bool {
         let host = self.authority().host().trim_start_matches('[').trim_end_matches(']');
         let is_loopback = host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
@@ -66,7 +66,7 @@ impl Dsn {
         &self.authority
     }
 
-    /// What stands in the path before `/api/`: empty, or a path that begins with a slash and ends without.
+    /// The path before `/api/`: empty, or a path that begins with a slash and ends without one.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -101,12 +101,12 @@ impl Dsn {
         &self.host
     }
 
-    /// The beginning of every address of this project: what stands before `envelope/`.
+    /// The beginning of every URL of this project: the part before `envelope/`.
     pub fn api_address(&self) -> String {
         format!("{}://{}{}/api/{}/", self.scheme, self.authority, self.prefix, self.project)
     }
 
-    /// The address that takes envelopes for this DSN. The slash at its end is required by GlitchTip.
+    /// The URL that takes envelopes for this DSN. GlitchTip requires the slash at its end.
     pub fn envelope_uri(&self) -> &Uri {
         &self.envelope_uri
     }
@@ -168,12 +168,12 @@ impl fmt::Debug for Dsn {
     }
 }
 
-/// Whether `text` can stand in a header, a path and a query as it is.
+/// Whether `text` may stand unescaped in a header, a path and a query.
 pub fn is_token(text: &str) -> bool {
     !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
-/// A public key in the form in which keys are compared: a UUID in lower case without hyphens, anything else as it is.
+/// A public key in the form in which keys are compared: a UUID in lower case without hyphens, anything else unchanged.
 ///
 /// Relay's keys are 32 hex digits; GlitchTip prints its keys as UUIDs; other trackers use any token.
 pub fn constant_form(key: &str) -> String {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dsn_says_why() {
+    fn an_invalid_dsn_gives_its_reason() {
         for (text, why) in [
             ("nonsense", InvalidDsn::NotAUrl),
             ("https://<key>@h/1", InvalidDsn::Placeholder),

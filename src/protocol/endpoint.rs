@@ -1,8 +1,8 @@
-//! The endpoints that take something other than envelopes and events: what each takes, how much of it, what it counts as, and
-//! what is kept of such a request so that it can be made again at another tracker.
+//! The endpoints that take something other than envelopes and events: what each takes, its size limit, the categories that its requests
+//! count as, and the parts of a request that are kept to repeat it at another tracker.
 //!
 //! The rules follow getsentry/relay (`relay-server/src/endpoints`: `security_report.rs`, `nel.rs`, `monitor.rs`,
-//! `integrations/otlp.rs`, `vercel.rs`, `heroku.rs`). Payloads are not understood: a request counts as one entry, whatever it holds.
+//! `integrations/otlp.rs`, `vercel.rs`, `heroku.rs`). Payloads are not parsed: a request counts as one entry, whatever it holds.
 
 use http::Uri;
 use serde::{Deserialize, Serialize};
@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use super::category::{Category, Quantities};
 use super::dsn::Dsn;
 
-/// An endpoint under `/api/{project}/` whose requests go on as they came.
+/// An endpoint under `/api/{project}/` whose requests are forwarded unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Endpoint {
     /// `security/`: CSP, Expect-CT, Expect-Staple.
     Security,
-    /// `csp-report/`: the old name of it.
+    /// `csp-report/`: the old name of `security/`.
     CspReport,
     /// `nel/`: Network Error Logging.
     Nel,
@@ -36,13 +36,13 @@ pub enum Endpoint {
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// The longest query that is kept with a record.
+/// The longest query that is kept with a record, in bytes.
 const LONGEST_QUERY: usize = 8 * 1024;
-/// The longest path below the project: a slug has 50 characters, percent signs treble them.
+/// The longest path below the project, in bytes: a slug has up to 50 characters, and percent-encoding can triple it.
 const LONGEST_PATH: usize = 512;
 
 impl Endpoint {
-    /// What it takes, in words.
+    /// The name of what it takes.
     pub const fn what(self) -> &'static str {
         match self {
             Self::Security | Self::CspReport => "security report",
@@ -55,7 +55,7 @@ impl Endpoint {
         }
     }
 
-    /// The most bytes of a decoded body: what the same may have as an item of an envelope.
+    /// The most bytes of a decoded body: as much as an item of an envelope with the same content may have.
     pub const fn limit(self) -> u64 {
         match self {
             Self::Security | Self::CspReport => MIB,
@@ -65,7 +65,7 @@ impl Endpoint {
         }
     }
 
-    /// Whether a body of this content type is taken. Log drains and NEL reports are anybody's: upstreams decide.
+    /// Whether it takes a body of this content type. Log drains, check-ins and NEL reports may have any: upstreams decide.
     pub fn takes(self, content_type: &str) -> bool {
         let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         match self {
@@ -76,7 +76,7 @@ impl Endpoint {
                     | "application/expect-ct-report"
                     | "application/expect-ct-report+json"
                     | "application/expect-staple-report"
-                    // The Reporting API: an array of reports of any types.
+                    // The Reporting API: an array of reports of any type.
                     | "application/reports+json"
             ),
             Self::OtlpTraces | Self::OtlpLogs | Self::OtlpMetrics => {
@@ -86,12 +86,12 @@ impl Endpoint {
         }
     }
 
-    /// Whether nothing is something: a ping says all in its query, and no field set is a valid protobuf message.
+    /// Whether an empty body is valid: a check-in has everything in its query, and a protobuf message may have no field set.
     pub const fn may_be_empty(self) -> bool {
         matches!(self, Self::Cron | Self::OtlpTraces | Self::OtlpLogs | Self::OtlpMetrics)
     }
 
-    /// What a request with `bytes` of body counts as. Entries are not counted: that would mean to understand them.
+    /// The quantities of a request with `bytes` of body. Its entries are not counted, because payloads are not parsed.
     pub fn quantities(self, bytes: u64) -> Quantities {
         let mut all = Quantities::new();
         match self {
@@ -108,7 +108,7 @@ impl Endpoint {
         all
     }
 
-    /// The headers that upstreams read, besides what is known of every client.
+    /// The headers that upstreams read, besides those kept of every client.
     pub const fn headers(self) -> &'static [&'static str] {
         match self {
             Self::Heroku => &["content-type", "logplex-frame-id", "logplex-drain-token", "logplex-msg-count"],
@@ -116,33 +116,33 @@ impl Endpoint {
         }
     }
 
-    /// Whether the path ends in a slash where it is defined; Relay and GlitchTip take only that spelling of most.
+    /// Whether its path is defined with a slash at the end. Relay and GlitchTip take most paths only as defined.
     const fn ends_in_slash(self) -> bool {
         matches!(self, Self::Security | Self::CspReport | Self::Nel | Self::Cron)
     }
 }
 
-/// Whether this is JSON, whatever its parameters.
+/// Whether a content type is JSON, whatever its parameters.
 pub fn is_json(content_type: &str) -> bool {
     content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
 }
 
-/// A request that is no envelope, as it is made again: everything but its body and who sent it. Holds no key.
+/// A request that is no envelope, as it is repeated: everything but its body and its sender. Holds no key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawRequest {
-    /// GET, else POST.
+    /// Whether the method is GET; otherwise POST.
     #[serde(rename = "g", default, skip_serializing_if = "is_false")]
     pub get: bool,
-    /// The path below the project, without a slash before it.
+    /// The path below the project, without a leading slash.
     #[serde(rename = "p")]
     pub path: Box<str>,
-    /// The key came at the end of the path and goes there again, in place of a header.
+    /// Whether the key came at the end of the path. Then the upstream's key goes there, too, instead of into a header.
     #[serde(rename = "k", default, skip_serializing_if = "is_false")]
     pub keyed: bool,
-    /// The query without what authenticates.
+    /// The query without credentials.
     #[serde(rename = "q", default, skip_serializing_if = "str::is_empty")]
     pub query: Box<str>,
-    /// Names and values of the headers to send.
+    /// The names and values of the headers to send.
     #[serde(rename = "h", default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(Box<str>, Box<str>)>,
 }
@@ -155,7 +155,7 @@ const fn is_false(flag: &bool) -> bool {
 /// Why a request cannot be kept: 400.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InvalidRequest {
-    /// The path holds what would mean another path to an upstream, or is too long.
+    /// The path is too long, or an upstream could take it for another path.
     #[error("the path is too long, or has a part that is no name")]
     Path,
     /// The query is too long.
@@ -164,13 +164,13 @@ pub enum InvalidRequest {
 }
 
 impl RawRequest {
-    /// The key, when the path `/api/{project}/{tail}` ends with one.
+    /// The key at the end of the path `/api/{project}/{tail}`; `None` if there is none.
     pub fn key(endpoint: Endpoint, tail: &str) -> Option<&str> {
         let after_slug = tail.trim_end_matches('/').split('/').skip(2);
         if endpoint == Endpoint::Cron { after_slug.last() } else { None }
     }
 
-    /// What is kept of a request to `/api/{project}/{tail}?{query}`: not the key.
+    /// The parts of a request to `/api/{project}/{tail}?{query}` that are kept: all but the key.
     pub fn new(endpoint: Endpoint, get: bool, tail: &str, query: Option<&str>) -> Result<Self, InvalidRequest> {
         let mut parts: Vec<&str> = tail.trim_end_matches('/').split('/').collect();
         let keyed = Self::key(endpoint, tail).is_some();
@@ -191,7 +191,7 @@ impl RawRequest {
         Ok(Self { get, path: path.into(), keyed, query: query.into(), headers: vec![] })
     }
 
-    /// The address of this request at an upstream; `None` when its parts make none.
+    /// The URL of this request at an upstream; `None` if its parts make no valid URL.
     pub fn uri(&self, dsn: &Dsn) -> Option<Uri> {
         let key = if self.keyed { format!("{}/", dsn.public_key()) } else { String::new() };
         let query = if self.query.is_empty() { String::new() } else { format!("?{}", self.query) };
@@ -199,7 +199,7 @@ impl RawRequest {
     }
 }
 
-/// Whether an upstream takes this for one name in a path, however often it unpacks it: no slash of any spelling, no dots alone.
+/// Whether an upstream takes this for one name in a path, however often it decodes it: no slash in any spelling, and not only dots.
 fn is_name(part: &str) -> bool {
     let bytes = part.as_bytes();
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_.~!$'()*+,;=:@%".contains(b);
@@ -211,7 +211,7 @@ fn is_name(part: &str) -> bool {
     !bytes.is_empty() && bytes.iter().all(plain) && !bytes.iter().all(|b| *b == b'.') && !escapes.any(hidden)
 }
 
-/// The query without the parameters that say who sends, the rest as it is spelled.
+/// The query without the parameters that authenticate; the rest keeps its spelling.
 fn without_credentials(query: &str) -> String {
     const CREDENTIALS: [&str; 5] = ["sentry_key", "sentry_version", "sentry_client", "sentry_secret", "glitchtip_key"];
     let authenticates = |pair: &&str| {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_authenticates_is_taken_out_of_the_query() {
+    fn only_credentials_are_removed_from_the_query() {
         let query =
             "sentry_key=a&sentry_release=my%20app%401.0&sentry_version=7&&sentry%5Fclient=x&sentry_environment=a+b";
         let (request, key) = kept(Endpoint::Security, "security", query);

@@ -1,8 +1,8 @@
 //! Envelopes: a lossless view over the bytes as they came.
 //!
 //! `Headers { "\n" Item } [ "\n" ]`, `Item = Headers "\n" Payload` (Sentry's "Envelopes"; getsentry/relay, `relay-server/src/envelope`).
-//! Only the header lines are read; payloads are ranges. [`Envelope::bytes`] is what came in, whatever was understood of it. An
-//! envelope that is not in memory has an [`Outline`] all the same: the [`Scanner`] makes it of pieces.
+//! Only the header lines are read; payloads are ranges. [`Envelope::bytes`] returns the bytes as they came, whatever the parser
+//! understood. The [`Scanner`] reads an envelope in pieces, so that one on disk has an [`Outline`], too.
 
 use std::ops::{Deref, Range};
 
@@ -21,22 +21,22 @@ mod spans;
 pub use header::HeaderSpans;
 pub use scanner::Scanner;
 
-/// More items than any SDK sends in one envelope; bounds the memory that views may take.
+/// The most items of one envelope: more than any SDK sends. Bounds the memory of a view.
 pub const MAX_ITEMS: usize = 1000;
 
-/// The longest header line, of the envelope or of an item: real ones have a few hundred bytes. What must be held to be
-/// understood is bounded by it, however large the envelope is.
+/// The longest header line, of the envelope or of an item, in bytes; real ones have a few hundred. Bounds what the parser holds in
+/// memory, however large the envelope is.
 pub const MAX_LINE: usize = 64 * 1024;
 
-/// What an envelope is made of: its header line, and where its items lie. Holds none of the payloads.
+/// The structure of an envelope: its header line, and the ranges of its items. Holds no payload.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outline {
-    /// The header line, the newline not included.
+    /// The header line, without its newline.
     header: Bytes,
     spans: HeaderSpans,
     event_id: Option<EventId>,
     items: Vec<Item>,
-    /// Of the whole envelope in bytes.
+    /// The size of the whole envelope in bytes.
     length: u64,
 }
 
@@ -47,96 +47,96 @@ pub struct Envelope {
     outline: Outline,
 }
 
-/// One item: where it lies and what it is.
+/// One item: its type and its place in the envelope.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Item {
-    /// What it is.
+    /// Its type.
     pub kind: ItemType,
-    /// What its header says about counting.
+    /// The fields of its header that decide what it counts as.
     pub counting: Counting,
-    /// Whether an event is made of it where there is none.
+    /// Whether trackers make an event of it in an envelope without one.
     is_crash_report: bool,
-    /// Its header line, the newline not included.
+    /// The range of its header line, without the newline.
     header: Range<u64>,
     payload: Range<u64>,
 }
 
 impl Item {
-    /// Whether this is the event of its envelope, or what that is made of: other items depend on it.
+    /// Whether this is the event of its envelope, or the crash report that the event is made of. Other items depend on it.
     pub const fn is_event(&self) -> bool {
         self.kind.is_event() || self.counting.makes_event
     }
 
-    /// The payload in bytes.
+    /// The size of the payload in bytes.
     pub const fn size(&self) -> u64 {
         self.payload.end - self.payload.start
     }
 
-    /// What it counts as.
+    /// The quantities that it counts as.
     pub fn quantities(&self) -> Quantities {
         let mut all = Quantities::new();
         self.kind.count(self.size(), self.counting, &mut all);
         all
     }
 
-    /// Where its header line lies, the newline not included.
+    /// The range of its header line, without the newline.
     pub const fn header(&self) -> Range<u64> {
         self.header.start..self.header.end
     }
 
-    /// Where its payload lies.
+    /// The range of its payload.
     pub const fn payload(&self) -> Range<u64> {
         self.payload.start..self.payload.end
     }
 
-    /// Where header line and payload lie.
+    /// The range of its header line and payload.
     pub const fn whole(&self) -> Range<u64> {
         self.header.start..self.payload.end
     }
 
-    /// Where it lies: the newline before its header line, that line, a newline, and the payload.
+    /// The ranges to copy: the newline before its header line, that line, a newline, and the payload.
     fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
         let newline = self.header.start - 1..self.header.start;
-        // It is missing where the envelope ends with a header line: the one before serves for it.
+        // An envelope that ends with a header line has no newline after it. The newline before the line is copied in its place.
         let missing = (self.payload.start == self.header.end).then(|| newline.clone());
         std::iter::once(newline.start..self.payload.end).chain(missing)
     }
 }
 
-/// Why bytes are no envelope. `at` is the offset in the decoded body.
+/// Why bytes are no envelope. `at` is an offset in the decoded body.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EnvelopeError {
-    /// There is nothing.
+    /// It is empty.
     #[error("the envelope is empty")]
     Empty,
-    /// The first line is no JSON object, or a key in it is wrong.
+    /// The first line is no JSON object, or one of its keys is invalid.
     #[error("invalid envelope header: {0}")]
     Header(String),
-    /// The line before a payload is no JSON object with a type.
+    /// The header line of an item is no JSON object with a type.
     #[error("invalid item header at byte {at}: {why}")]
     ItemHeader {
         /// Where the line begins.
         at: u64,
-        /// What is wrong with it.
+        /// What is wrong with the line.
         why: String,
     },
-    /// A header line is longer than [`MAX_LINE`]: it is none.
+    /// A header line is longer than [`MAX_LINE`].
     #[error("invalid header at byte {at}: the line has more than {MAX_LINE} bytes")]
     LongLine {
         /// Where the line begins.
         at: u64,
     },
-    /// The payload ends before its length.
+    /// The payload is shorter than its length says.
     #[error("unexpected end of the envelope: the item at byte {at} says {length} bytes, {left} are there")]
     Eof {
         /// Where the payload begins.
         at: u64,
-        /// What its header says.
+        /// The length in its header.
         length: u64,
-        /// What is there.
+        /// The bytes that are there.
         left: u64,
     },
-    /// No newline after a payload with a length.
+    /// There is no newline after a payload with a length.
     #[error("missing newline after the payload that ends at byte {at}")]
     MissingNewline {
         /// Where the newline should be.
@@ -155,18 +155,18 @@ pub enum EnvelopeError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// More items of a type than an envelope may have: 413.
+    /// There are more items of a type than an envelope may have: 413.
     #[error("one {kind} item too many: {limit} in one envelope is the limit")]
     TooManyOf {
-        /// The item's type.
+        /// The type of the item that was too many.
         kind: String,
-        /// How many there may be.
+        /// The greatest number.
         limit: u16,
     },
     /// The attachments are too large together: 413.
     #[error("the attachment items have {size} bytes together, more than their limit of {limit}")]
     AttachmentsTooLarge {
-        /// Their payloads in bytes, up to the one that was too much.
+        /// The size of their payloads in bytes, up to the one that exceeded the limit.
         size: u64,
         /// The limit in bytes.
         limit: u64,
@@ -183,7 +183,8 @@ impl EnvelopeError {
     }
 }
 
-/// Which of the items at the wanted positions their event is made of: the first crash report, unless there is an event.
+/// The position of the crash report that an envelope with only the wanted items has its event from: the first one; `None` if there is
+/// an event or no crash report.
 fn crash_report(items: &[Item], wanted: impl Fn(usize) -> bool) -> Option<usize> {
     let all = || items.iter().enumerate().filter(|(i, _)| wanted(*i));
     let first = all().find(|(_, item)| item.is_crash_report)?.0;
@@ -191,12 +192,12 @@ fn crash_report(items: &[Item], wanted: impl Fn(usize) -> bool) -> Option<usize>
 }
 
 impl Outline {
-    /// The header line, the newline not included.
+    /// The header line, without its newline.
     pub fn header(&self) -> &Bytes {
         &self.header
     }
 
-    /// Where the values that address the envelope stand in the header line.
+    /// Where the values that address the envelope are in the header line.
     pub fn spans(&self) -> &HeaderSpans {
         &self.spans
     }
@@ -206,30 +207,30 @@ impl Outline {
         self.event_id
     }
 
-    /// The DSN of the header, when there is one.
+    /// The DSN of the header; `None` when there is none.
     pub fn dsn(&self) -> Option<Result<Dsn, InvalidDsn>> {
         let range = self.spans.dsn.clone()?;
         let text: String = serde_json::from_slice(&self.header[range]).ok()?;
         Some(text.parse())
     }
 
-    /// The items in their order.
+    /// The items, in order.
     pub fn items(&self) -> &[Item] {
         &self.items
     }
 
-    /// What follows the header line, its newline first.
+    /// The range after the header line, beginning with its newline.
     pub fn rest(&self) -> Range<u64> {
         self.header.len() as u64..self.length
     }
 
-    /// What the items count as.
+    /// The quantities of all items.
     pub fn quantities(&self) -> Quantities {
         self.quantities_of(|_| true)
     }
 
-    /// What an envelope of only the items at the wanted positions counts as: a crash report may make the event that is not among
-    /// them.
+    /// The quantities of an envelope with only the items at the wanted positions. A crash report among them counts as the event when the
+    /// event itself is not wanted.
     pub fn quantities_without_others(&self, wanted: impl Fn(usize) -> bool) -> Quantities {
         let made = crash_report(&self.items, &wanted);
         let mut all = Quantities::new();
@@ -240,7 +241,7 @@ impl Outline {
         all
     }
 
-    /// What the items at the wanted positions contribute to what all count as.
+    /// The share of the items at the wanted positions in the quantities of the whole envelope.
     pub fn quantities_of(&self, wanted: impl Fn(usize) -> bool) -> Quantities {
         let mut all = Quantities::new();
         for (_, item) in self.items.iter().enumerate().filter(|(i, _)| wanted(*i)) {
@@ -249,20 +250,20 @@ impl Outline {
         all
     }
 
-    /// Where the items at the wanted positions lie, each with the newline before it. After the header line, and with a newline
-    /// behind the last, they are an envelope.
+    /// The ranges of the items at the wanted positions, each with the newline before it. The header line, these ranges and a final newline
+    /// make an envelope.
     pub fn ranges_of(&self, wanted: impl Fn(usize) -> bool) -> Vec<Range<u64>> {
         let wanted = self.items.iter().enumerate().filter(|(i, _)| wanted(*i));
         wanted.flat_map(|(_, item)| item.ranges()).collect()
     }
 
-    /// The same of the items at these positions, in this order.
+    /// The same for the items at these positions, in this order.
     pub fn ranges_in_order(&self, positions: &[u16]) -> Vec<Range<u64>> {
         let wanted = positions.iter().filter_map(|position| self.items.get(usize::from(*position)));
         wanted.flat_map(Item::ranges).collect()
     }
 
-    /// Whether a blank line stands between two items, or after the last one.
+    /// Whether there is a blank line between two items or after the last one.
     pub fn has_blank_line(&self) -> bool {
         let mut end = self.header.len() as u64;
         let apart = self.items.iter().any(|item| item.header.start > std::mem::replace(&mut end, item.payload.end) + 1);
@@ -271,14 +272,14 @@ impl Outline {
 }
 
 impl Envelope {
-    /// Reads the header lines and finds the payloads.
+    /// Parses the header lines and finds the payloads.
     pub fn parse(bytes: Bytes) -> Result<Self, EnvelopeError> {
         let mut scanner = Scanner::new();
         scanner.push(&bytes)?;
         Ok(Self { outline: scanner.finish()?, bytes })
     }
 
-    /// An envelope of one item around `payload`: what a legacy store request becomes.
+    /// An envelope with one item around `payload`, such as for a legacy store request.
     pub fn of_one(event_id: EventId, kind: &ItemType, payload: &[u8]) -> Bytes {
         let head =
             format!("{{\"event_id\":\"{event_id}\"}}\n{{\"type\":\"{}\",\"length\":{}}}\n", kind.name(), payload.len());
@@ -290,7 +291,7 @@ impl Envelope {
         &self.bytes
     }
 
-    /// What it is made of, without the bytes.
+    /// The outline, without the bytes.
     pub fn into_outline(self) -> Outline {
         self.outline
     }
@@ -300,12 +301,12 @@ impl Envelope {
         self.bytes.slice(in_memory(&item.payload))
     }
 
-    /// The envelope with only the items at the wanted positions: the header line and these items, byte for byte.
+    /// The envelope with only the items at the wanted positions, header line and items byte for byte.
     pub fn with_items(&self, wanted: impl Fn(usize) -> bool) -> Bytes {
         self.assemble(self.outline.ranges_of(wanted))
     }
 
-    /// The envelope with the items at these positions, in this order: the header line and these items, byte for byte.
+    /// The envelope with the items at these positions, in this order, header line and items byte for byte.
     pub fn in_order(&self, positions: &[u16]) -> Bytes {
         self.assemble(self.outline.ranges_in_order(positions))
     }
@@ -329,12 +330,12 @@ impl Deref for Envelope {
     }
 }
 
-/// The header line of an envelope, the newline not included.
+/// The header line of an envelope, without its newline.
 pub fn header_line(envelope: &[u8]) -> &[u8] {
     &envelope[..memchr::memchr(b'\n', envelope).unwrap_or(envelope.len())]
 }
 
-/// Offsets within bytes that are in memory: none of them is greater than their number.
+/// Converts offsets within bytes in memory, none of which exceeds their number.
 fn in_memory(range: &Range<u64>) -> Range<usize> {
     let at = |offset| usize::try_from(offset).unwrap_or(usize::MAX);
     at(range.start)..at(range.end)

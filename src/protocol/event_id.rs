@@ -13,7 +13,7 @@ impl EventId {
         Self(uuid::Uuid::new_v4().as_u128())
     }
 
-    /// The id in the spelling with hyphens.
+    /// The id with hyphens.
     pub fn hyphenated(self) -> String {
         uuid::Uuid::from_u128(self.0).to_string()
     }
@@ -33,7 +33,7 @@ impl From<u128> for EventId {
 impl FromStr for EventId {
     type Err = InvalidEventId;
     fn from_str(text: &str) -> Result<Self, InvalidEventId> {
-        // The forms in braces and the URN form that UUID parsers know are no event ids.
+        // UUID parsers also take braces and URNs, which are no event ids.
         match text.len() {
             32 | 36 => uuid::Uuid::try_parse(text).map(|id| Self(id.as_u128())).map_err(|_| InvalidEventId),
             _ => Err(InvalidEventId),
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hyphens_and_case_do_not_matter_and_are_not_printed() {
+    fn hyphens_and_case_are_accepted_and_not_printed() {
         let id: EventId = "9EC79C33-EC99-42AB-8353-589FCB2E04DC".parse().unwrap();
         assert_eq!(id.to_string(), "9ec79c33ec9942ab8353589fcb2e04dc");
         assert_eq!(id.to_string().parse(), Ok(id));

@@ -1,4 +1,4 @@
-//! Items of an envelope: their types, what they count as, and how large they may be.
+//! Items of an envelope: their types, the quantities that they count as, and their limits.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -6,22 +6,22 @@ use super::category::{Category, Quantities};
 
 const MIB: u64 = 1024 * 1024;
 const KIB: u64 = 1024;
-/// So many bytes of the name of an unknown type are kept: nearly ten times the longest name of the protocol. Trackers get the header
-/// line as it came. An envelope may have a thousand items, and each a name as long as a line may be.
+/// The number of bytes that are kept of an unknown type's name: nearly ten times the longest name of the protocol. Trackers get the
+/// header line as it came. The bound is needed because an envelope may have a thousand items, each with a name as long as a line.
 const KEPT_NAME: usize = 128;
 
 macro_rules! item_types {
     ($($Type:ident = $name:literal, $size_limit:expr;)+) => {
-        /// The type of an item. Types that are not known here are kept and forwarded as they are.
+        /// The type of an item. Unknown types are kept and forwarded unchanged.
         #[derive(Clone, PartialEq, Eq, Debug)]
         #[allow(missing_docs, reason = "the names are the protocol's")]
         pub enum ItemType {
             $($Type,)+
-            /// Any other word, or how it begins.
+            /// Any other type: its name, or the beginning of it.
             Unknown(Box<str>),
         }
 
-        /// The names of the types that are known here: what a configuration may name.
+        /// The names of the known types, which a configuration may name.
         pub const KNOWN: [&str; [$($name),+].len()] = [$($name),+];
 
         impl ItemType {
@@ -43,8 +43,8 @@ macro_rules! item_types {
                 }
             }
 
-            /// The greatest size of one item of this type in bytes (getsentry/relay, `relay-config`, defaults); `None`: only the
-            /// envelope's limit.
+            /// The greatest size of one item of this type in bytes (getsentry/relay, `relay-config`, defaults); `None` where only the limit
+            /// of the envelope applies.
             pub const fn size_limit(&self) -> Option<u64> {
                 match self {
                     $(Self::$Type => $size_limit,)+
@@ -99,7 +99,7 @@ impl Serialize for ItemType {
 }
 
 impl ItemType {
-    /// Whether this item is about the event of its envelope and goes where that goes: limited, refused or repeated with it.
+    /// Whether this item belongs to the event of its envelope and shares its fate: it is limited, refused or dropped as a repeat with it.
     pub const fn depends_on_event(&self) -> bool {
         matches!(
             self,
@@ -115,14 +115,14 @@ impl ItemType {
         )
     }
 
-    /// Whether this is the event of its envelope, which other items depend on. A crash report may be as well:
+    /// Whether this is the event of its envelope, which other items depend on. A crash report may be one as well:
     /// [`Counting::makes_event`].
     pub const fn is_event(&self) -> bool {
         matches!(self, Self::Event | Self::Transaction)
     }
 
-    /// Whether trackers make an event of such an item when its envelope has none: crash reports, and events in other forms
-    /// (getsentry/relay, `relay-server/src/envelope/item.rs`, `Item::creates_event`). `attachment_type` is the one in its header.
+    /// Whether trackers make an event of such an item in an envelope without one: crash reports, and events in other formats
+    /// (getsentry/relay, `relay-server/src/envelope/item.rs`, `Item::creates_event`). `attachment_type` is the one in the item's header.
     pub fn is_crash_report(&self, attachment_type: Option<&str>) -> bool {
         const KINDS: [&str; 5] = [
             "event.minidump",
@@ -138,11 +138,10 @@ impl ItemType {
         }
     }
 
-    /// How many of this type one envelope may have, `(group, limit)`: types of one group count together. `None`: any number.
+    /// The most items of this type in one envelope, as `(group, limit)`. Types of one group count together. `None` means no limit.
     ///
-    /// getsentry/relay, `relay-server/src/utils/sizes.rs`, with one difference: there the first five groups count together, and
-    /// events among them. Here each counts by itself, and events are not counted, for there are trackers that take an envelope
-    /// of several.
+    /// From getsentry/relay, `relay-server/src/utils/sizes.rs`, with one difference: there the first five groups and events count together.
+    /// Here each group counts by itself and events have no limit, because some trackers take an envelope with several.
     pub const fn count_limit(&self) -> Option<(Group, u16)> {
         Some(match self {
             Self::Transaction => (Group::Transaction, 1),
@@ -180,29 +179,29 @@ pub enum Group {
 }
 
 impl Group {
-    /// How many there are.
+    /// The number of groups.
     pub const COUNT: usize = Self::ReplayVideo as usize + 1;
 }
 
 /// The greatest size of all attachments of an envelope together in bytes (getsentry/relay, `relay-config`, defaults).
 pub const ATTACHMENTS_LIMIT: u64 = 200 * MIB;
 
-/// What the header of an item says, as far as it matters here.
+/// The fields of an item's header that decide what it counts as.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Counting {
     /// `item_count` of a container.
     pub item_count: Option<u64>,
     /// Whether `platform` names a user interface.
     pub user_interface: bool,
-    /// Whether this is the crash report that the event of its envelope is made of: the first one where there is no event. It
-    /// counts as that event, too (getsentry/relay, `relay-server/src/utils/rate_limits.rs`, `infer_event_category`).
+    /// Whether the event of its envelope is made of this crash report: the first one of an envelope without an event. It also counts as
+    /// that event (getsentry/relay, `relay-server/src/utils/rate_limits.rs`, `infer_event_category`).
     pub makes_event: bool,
 }
 
 impl ItemType {
-    /// Adds what an item of this type, with `bytes` of payload, counts as ("Rate Limiting"; getsentry/relay, `Item::quantities`).
+    /// Adds the quantities of an item of this type with `bytes` of payload ("Rate Limiting"; getsentry/relay, `Item::quantities`).
     pub fn count(&self, bytes: u64, counting: Counting, into: &mut Quantities) {
-        // A container cannot hold more entries than bytes, whatever its header says.
+        // The header may claim any number, but a container cannot hold more entries than bytes.
         let pieces = counting.item_count.unwrap_or(1).clamp(1, bytes.max(1));
         into.add(Category::Error, counting.makes_event.into());
         let category = match self {
@@ -234,7 +233,7 @@ impl ItemType {
         into.add(category, 1);
     }
 
-    /// What a piece of it counts as: the categories whose limits hold it back.
+    /// The quantities of an item with one byte of payload: its categories are those whose limits hold it back.
     pub fn categories(&self, counting: Counting) -> Quantities {
         let mut quantities = Quantities::new();
         self.count(1, counting, &mut quantities);
@@ -247,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_read_back_and_strange_ones_are_kept() {
+    fn names_read_back_and_unknown_ones_are_kept() {
         for name in ["event", "replay_video", "metric_buckets", "something_new"] {
             assert_eq!(ItemType::from_name(name).name(), name);
         }
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_of_a_strange_name_is_kept_than_any_name_has() {
+    fn the_name_of_an_unknown_type_is_cut() {
         for (sent, kept) in
             [("x".repeat(128), 128), ("x".repeat(65_500), 128), ("é".repeat(100), 128), ("€".repeat(100), 126)]
         {
@@ -268,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn attachments_count_bytes_and_pieces_and_logs_count_their_entries() {
+    fn attachments_count_bytes_and_pieces_and_logs_count_bytes_and_entries() {
         let mut q = Quantities::new();
         ItemType::Attachment.count(2048, Counting::default(), &mut q);
         ItemType::Log.count(100, Counting { item_count: Some(5), ..Counting::default() }, &mut q);
@@ -276,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_report_that_makes_the_event_counts_as_an_error_and_as_what_it_is() {
+    fn a_crash_report_that_makes_the_event_also_counts_as_an_error() {
         let crash = Counting { makes_event: true, ..Counting::default() };
         let count = |kind: ItemType, counting| {
             let mut q = Quantities::new();

@@ -1,4 +1,4 @@
-//! Events of our own: marked as such, so that nobody takes one for a service's. Knows how they look, not where they go.
+//! Events of the relay itself, marked so that nobody takes one for a service's. This module makes them and does not send them.
 
 use bytes::Bytes;
 use serde_json::json;
@@ -9,12 +9,12 @@ use super::envelope::Envelope;
 use super::event_id::EventId;
 use super::item::ItemType;
 
-/// What an event of ours is for.
+/// The purpose of such an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mark {
-    /// Somebody asked for it: `switchyard send-test`.
+    /// An operator asked for it: `switchyard send-test`.
     Test,
-    /// It is sent again and again: the canary.
+    /// It is sent regularly: the canary.
     Canary,
 }
 
@@ -27,7 +27,7 @@ impl Mark {
     }
 }
 
-/// An envelope with one such event.
+/// An envelope with one marked event.
 pub fn event(mark: Mark, id: EventId, at: Timestamp) -> Bytes {
     let word = mark.word();
     let payload = json!({
@@ -39,7 +39,7 @@ pub fn event(mark: Mark, id: EventId, at: Timestamp) -> Bytes {
         "message": format!("Switchyard {word} event"),
         "tags": { format!("switchyard.{word}"): "true" },
         "sdk": { "name": "switchyard", "version": env!("CARGO_PKG_VERSION") },
-        // Each one under its own issue would bury the trackers in them.
+        // With a fingerprint of its own each event would be a new issue in the tracker.
         "fingerprint": [format!("switchyard-{word}")],
     });
     Envelope::of_one(id, &ItemType::Event, payload.to_string().as_bytes())

@@ -1,7 +1,7 @@
 //! Sentry's wire format: bytes to values and back. No sockets, no files, no clock, no policy.
 //!
-//! The rules come from Sentry's developer documentation ("Envelopes", "Rate Limiting", "Authentication") and, where
-//! behaviour differs from it, from the source of getsentry/relay; each place says which.
+//! The rules come from Sentry's developer documentation ("Envelopes", "Rate Limiting", "Authentication"), and from the source of
+//! getsentry/relay where its behaviour differs. Each place names its source.
 
 pub mod answer;
 pub mod auth;

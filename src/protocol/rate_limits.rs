@@ -1,32 +1,32 @@
-//! `X-Sentry-Rate-Limits`: reading what upstreams say, writing what we say ("Rate Limiting" in Sentry's developer documentation).
+//! `X-Sentry-Rate-Limits`: parses what upstreams send and formats what clients are sent ("Rate Limiting" in Sentry's developer docs).
 //!
-//! `<seconds>:<category;category>:<scope>:<reason>[:<namespaces>], …` — no categories means all of them.
+//! `<seconds>:<category;category>:<scope>:<reason>[:<namespaces>], …`. No categories means all categories.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::category::Category;
 
-/// One limit: for how long, and of what.
+/// One limit.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RateLimit {
-    /// How long from now.
+    /// How long it lasts from now.
     pub retry_after: Duration,
     /// The limited categories; `None` limits all.
     pub categories: Option<Vec<Category>>,
 }
 
-/// The longest wait that is kept to, or told to a client: what holds for longer is tried again after it. One wrong header of an upstream
-/// must not silence SDKs, which believe every limit, for days.
+/// The longest wait that the relay keeps to or tells a client; after it, a longer limit is tried again. SDKs obey every limit, so one
+/// wrong header of an upstream must not silence them for days.
 pub const LONGEST_KEPT: Duration = Duration::from_secs(3600);
 
-/// A wait over this is worth a word to the operator.
+/// A wait longer than this is logged for the operator.
 pub const REMARKABLE: Duration = Duration::from_secs(24 * 3600);
 
-/// No limit is read as longer than this.
+/// A longer limit is read as this.
 pub const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Reads one header line. Parts that cannot be understood are skipped, and so is a limit all of whose categories are unknown.
+/// Parses one header line. Skips parts that cannot be parsed, and limits whose categories are all unknown.
 pub fn parse(header: &str) -> Vec<RateLimit> {
     header.split(',').filter_map(parse_one).collect()
 }
@@ -42,7 +42,7 @@ fn parse_one(text: &str) -> Option<RateLimit> {
     (!known.is_empty()).then_some(RateLimit { retry_after, categories: Some(known) })
 }
 
-/// Whole or fractional seconds, at most [`LONGEST`].
+/// A number of seconds, whole or fractional, cut to [`LONGEST`]; `None` if it is negative or no finite number.
 pub fn seconds(text: &str) -> Option<Duration> {
     let secs: f64 = text.trim().parse().ok()?;
     if !secs.is_finite() || secs < 0.0 {
@@ -51,12 +51,12 @@ pub fn seconds(text: &str) -> Option<Duration> {
     Some(Duration::try_from_secs_f64(secs).unwrap_or(LONGEST).min(LONGEST))
 }
 
-/// In whole seconds, rounded up, as clients are told: whoever is told 0 does not wait.
+/// Whole seconds, rounded up: a client that is told 0 does not wait.
 pub fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
-/// Writes limits as one header value: whole seconds, rounded up.
+/// Formats limits as one header value, in whole seconds, rounded up.
 pub fn format(limits: &[RateLimit], scope: &str, reason: &str) -> String {
     let mut out = String::new();
     for limit in limits {
@@ -82,14 +82,14 @@ mod tests {
     }
 
     #[test]
-    fn empty_categories_mean_all_and_unknown_ones_alone_mean_nothing() {
+    fn empty_categories_mean_all_and_a_limit_of_unknown_ones_is_skipped() {
         assert_eq!(parse("60::key"), vec![RateLimit { retry_after: Duration::from_secs(60), categories: None }]);
         assert_eq!(parse("60:sourcemaps:key"), vec![]);
         assert_eq!(parse("60: foo ; error :key")[0].categories, Some(vec![Category::Error]));
     }
 
     #[test]
-    fn several_limits_floats_and_garbage_may_stand_in_one_header() {
+    fn one_header_may_hold_several_limits_fractions_and_garbage() {
         let limits =
             parse("1.5:error:organization:quota_exceeded, x:error, , -1:error, inf::, 7:session:project:r:custom");
         let millis: Vec<u128> = limits.iter().map(|l| l.retry_after.as_millis()).collect();
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_to_wait_is_never_told_0() {
+    fn a_client_that_must_wait_is_never_told_0() {
         for (nanos, told) in [(0, 0), (1, 1), (200_000, 1), (1_000_000_000, 1), (1_000_000_001, 2)] {
             assert_eq!(whole_seconds(Duration::from_nanos(nanos)), told, "{nanos}");
         }
@@ -112,7 +112,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_we_write_is_what_we_read(secs in 0u64..2_000_000, picks in proptest::collection::vec(0usize..19, 0..5)) {
+        fn a_formatted_limit_parses_back(secs in 0u64..2_000_000, picks in proptest::collection::vec(0usize..19, 0..5)) {
             let mut categories: Vec<Category> = picks.into_iter().map(|i| Category::ALL[i]).collect();
             categories.dedup();
             let limit = RateLimit {
@@ -123,7 +123,7 @@ mod tests {
         }
 
         #[test]
-        fn no_header_makes_the_reader_fail(header in "\\PC{0,200}") {
+        fn no_header_makes_the_parser_panic(header in "\\PC{0,200}") {
             for limit in parse(&header) {
                 prop_assert!(limit.retry_after <= LONGEST);
             }

@@ -1,5 +1,5 @@
-//! The first line of an envelope: the values that a relay has to know, and where they stand, so that they can be replaced
-//! without touching anything else in the line.
+//! The first line of an envelope: the values that a relay needs, and where they are, so that it can replace them and leave the rest of
+//! the line untouched.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,19 +14,19 @@ pub use super::spans::HeaderSpans;
 use crate::protocol::event_id::EventId;
 
 impl HeaderSpans {
-    /// Finds the values in a header line that was accepted before.
+    /// Finds the values in a header line that was accepted earlier.
     pub fn locate(line: &[u8]) -> Result<Self, String> {
         read(line).map(|(spans, _)| spans)
     }
 }
 
-/// Reads the line, which must be one JSON object and nothing else.
+/// Reads the line, which must be one JSON object.
 pub(super) fn read(line: &[u8]) -> Result<(HeaderSpans, Fields), String> {
     let text = std::str::from_utf8(line).map_err(|e| e.to_string())?;
     plain::read(text).map_or_else(|| parse(text), Ok)
 }
 
-/// Reads a line of any spelling.
+/// Reads a line in any spelling of JSON.
 pub(super) fn parse(text: &str) -> Result<(HeaderSpans, Fields), String> {
     let mut json = serde_json::Deserializer::from_str(text);
     let found = json.deserialize_map(HeaderVisitor { line: text }).map_err(|e| e.to_string())?;
@@ -52,11 +52,11 @@ impl<'de> Visitor<'de> for HeaderVisitor<'de> {
                 "event_id" => {
                     let raw: &RawValue = map.next_value()?;
                     fields.event_id = event_id(raw)?;
-                    // Of several the last one counts.
+                    // Of several, the last one counts.
                     spans.event_id = Some(span_of(self.line, raw));
                 }
                 "dsn" => once(&mut spans.dsn, "dsn", span_of(self.line, map.next_value()?))?,
-                // Sentry refuses an envelope that says twice when it was sent.
+                // Sentry refuses an envelope with two values of sent_at.
                 "sent_at" => once(&mut spans.sent_at, "sent_at", span_of(self.line, map.next_value()?))?,
                 "trace" => {
                     let raw: &RawValue = map.next_value()?;
@@ -70,7 +70,7 @@ impl<'de> Visitor<'de> for HeaderVisitor<'de> {
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        // A trace without a public key leaves an empty range, a null has nothing to replace.
+        // A trace without a public key has an empty range. A null cannot be replaced.
         let replaceable = |span: &Range<usize>| self.line.as_bytes().get(span.start) == Some(&b'"');
         let HeaderSpans { dsn, sent_at, trace_public_key, event_id } = &mut spans;
         for span in [dsn, sent_at, trace_public_key, event_id] {
@@ -83,8 +83,8 @@ impl<'de> Visitor<'de> for HeaderVisitor<'de> {
     }
 }
 
-/// A string that was only passed over may have an escape that stands for no character: then it says nothing, which is not the
-/// same as not being there.
+/// Checks a string that the parser skipped: an escape in it may stand for no character. Such a string is an error and does not count as
+/// missing.
 fn readable(string: &str) -> Result<(), serde_json::Error> {
     if string.contains('\\') { serde_json::from_str::<Cow<'_, str>>(string).map(drop) } else { Ok(()) }
 }
@@ -101,7 +101,7 @@ fn event_id<E: serde::de::Error>(raw: &RawValue) -> Result<Option<EventId>, E> {
     text.map(|text| text.parse().map_err(E::custom)).transpose()
 }
 
-/// The raw value of `public_key` in the object `raw`; anything but an object has none.
+/// The raw value of `public_key` in the object `raw`; `None` if `raw` is no object.
 fn trace_key(raw: &RawValue) -> Result<Option<&RawValue>, serde_json::Error> {
     #[derive(serde::Deserialize)]
     struct Trace<'a> {
@@ -114,13 +114,13 @@ fn trace_key(raw: &RawValue) -> Result<Option<&RawValue>, serde_json::Error> {
     Ok(serde_json::from_str::<Trace<'_>>(raw.get())?.public_key)
 }
 
-/// The range of `raw` in `line`, which it is a part of.
+/// The range of `raw` in `line`, of which it is a part.
 fn span_of(line: &str, raw: &RawValue) -> Range<usize> {
     let start = raw.get().as_ptr().addr() - line.as_ptr().addr();
     start..start + raw.get().len()
 }
 
-/// A key, borrowed from the line unless it holds escapes.
+/// A key, borrowed from the line unless it has escapes.
 struct Key<'a>(Cow<'a, str>);
 
 impl<'de: 'a, 'a> serde::Deserialize<'de> for Key<'a> {

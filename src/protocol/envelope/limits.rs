@@ -1,17 +1,17 @@
-//! What an envelope may hold: the size of each item, how many of a type, how much of attachments together ("Size Limits";
-//! getsentry/relay, `relay-server/src/utils/sizes.rs`). The first offender is the one that is named, and takes the envelope with it.
+//! The limits of an envelope: the size of each item, the number of items of a type, the size of all attachments ("Size Limits";
+//! getsentry/relay, `relay-server/src/utils/sizes.rs`). The first item over a limit is named, and the whole envelope is refused.
 //!
-//! Entries inside of containers (logs, trace metrics) are not looked at: that would take reading payloads.
+//! The entries of containers (logs, trace metrics) are not counted: that would need their payloads.
 
 use crate::protocol::item::{ATTACHMENTS_LIMIT, Group, ItemType};
 
 use super::EnvelopeError;
 
-/// What has been admitted of one envelope so far.
+/// The items of one envelope that were admitted so far.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     counts: [u16; Group::COUNT],
-    /// Bytes of attachments.
+    /// The bytes of all attachments.
     attachments: u64,
 }
 
@@ -44,7 +44,7 @@ mod tests {
 
     const MIB: u64 = 1024 * 1024;
 
-    /// The error of the first of these items that is not admitted.
+    /// The error of the first of these items that is over a limit.
     fn offence(items: &[(&str, u64)]) -> Option<String> {
         let mut limits = Limits::default();
         let mut admitted = items.iter().map(|(kind, size)| limits.admit(&ItemType::from_name(kind), *size));
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_may_have_so_many_of_a_type_and_no_more() {
+    fn the_number_of_items_of_a_type_is_limited() {
         for (kinds, limit) in [
             (["transaction", "transaction"], 1),
             (["security", "raw_security"], 1),
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_may_have_so_many_bytes_and_no_more() {
+    fn the_size_of_an_item_is_limited() {
         for (kind, limit) in [
             ("event", MIB),
             ("transaction", MIB),
@@ -97,20 +97,20 @@ mod tests {
     }
 
     #[test]
-    fn events_of_different_kinds_are_counted_apart() {
+    fn events_of_different_types_are_counted_separately() {
         let kinds = ["event", "event", "transaction", "security", "replay_event", "feedback", "form_data"];
         assert_eq!(offence(&kinds.map(|kind| (kind, 1))), None);
     }
 
     #[test]
-    fn attachments_have_a_limit_together() {
+    fn the_size_of_all_attachments_together_is_limited() {
         assert_eq!(offence(&[("attachment", 100 * MIB), ("attachment", 100 * MIB), ("event", MIB)]), None);
         let expected = "the attachment items have 209715201 bytes together, more than their limit of 209715200";
         assert_eq!(offence(&[("attachment", 200 * MIB), ("attachment", 1)]).as_deref(), Some(expected));
     }
 
     #[test]
-    fn the_first_offender_is_named() {
+    fn the_first_item_over_a_limit_is_named() {
         let error = offence(&[("check_in", 1), ("event", MIB + 1), ("check_in", 1)]);
         assert_eq!(error.as_deref(), Some("the event item has 1048577 bytes, more than its limit of 1048576"));
     }

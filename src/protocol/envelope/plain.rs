@@ -1,18 +1,18 @@
-//! A header line in the plain spelling that SDKs use, read in one pass and without a parser.
+//! Reads a header line in the plain spelling that SDKs use, in one pass and without a JSON parser.
 //!
-//! Rule: what it reads, the parser of [`super::header`] reads in the same way. Whatever is not plain it leaves to that one: escapes,
-//! control characters, a key that stands there twice, a value of another type, what is no JSON.
+//! Rule: it reads a line as the parser of [`super::header`] would. It leaves every other line to that parser: escapes, control
+//! characters, a repeated key, a value of another type, and text that is no JSON.
 
 use std::ops::Range;
 
 use super::spans::{Fields, HeaderSpans};
 
-/// Deeper values are left to the parser.
+/// The depth of nested values; deeper ones are left to the parser.
 const DEEPEST: u32 = 8;
 
-/// Reads the line; `None` when it is not plain.
+/// Reads the line; `None` if it is not plain.
 pub(super) fn read(line: &str) -> Option<(HeaderSpans, Fields)> {
-    // Looked for in the whole line at once, which is quicker than byte by byte.
+    // One pass over the whole line is faster than a check of each byte below.
     if line.bytes().fold(false, |found, byte| found | (byte < b' ')) {
         return None;
     }
@@ -42,7 +42,7 @@ fn once(slot: &mut Option<Range<usize>>, span: Range<usize>) -> Option<()> {
     slot.replace(span).is_none().then_some(())
 }
 
-/// A place in a line. Each step says with `None` that what is there is not plain.
+/// A position in a line. Each step returns `None` if the line is not plain there.
 struct Walk<'a> {
     line: &'a [u8],
     at: usize,
@@ -63,7 +63,7 @@ impl Walk<'_> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
-    /// A string without escapes: where it stands, quotes included.
+    /// The range of a string without escapes, its quotes included.
     fn string(&mut self) -> Option<Range<usize>> {
         let start = self.at;
         self.expect(b'"')?;
@@ -72,7 +72,7 @@ impl Walk<'_> {
         Some(start..self.at)
     }
 
-    /// An object, each of its values read by `value`, which is told where its key stands.
+    /// An object. `value` reads each value and is passed the range of its key.
     fn members(&mut self, mut value: impl FnMut(&mut Self, Range<usize>) -> Option<()>) -> Option<()> {
         self.list(b'{', b'}', |walk| {
             let key = walk.string()?;
@@ -100,7 +100,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Any plain value, `depth` levels deep at most.
+    /// Any plain value, at most `depth` levels deep.
     fn value(&mut self, depth: u32) -> Option<()> {
         let deeper = depth.checked_sub(1)?;
         match self.peek()? {
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_sdks_send_is_plain() {
+    fn a_line_as_sdks_write_it_is_plain() {
         let id = "9ec79c33ec9942ab8353589fcb2e04dc";
         let line = format!(
             r#"{{"event_id":"{id}","sent_at":"2026-11-28T20:00:00.000Z","sdk":{{"name":"sentry.javascript.node","packages":[{{"a":1}},null]}}, "dsn" : "http://k@h/1","trace":{{"environment":"p","public_key":"k","sampled":true}}}}"#
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_plain_is_left_to_the_parser() {
+    fn a_line_that_is_not_plain_is_left_to_the_parser() {
         for line in [
             "",
             "[]",
@@ -218,7 +218,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_read_is_what_the_parser_reads(
+        fn a_plain_line_reads_as_the_parser_reads_it(
             line in prop_oneof![
                 prop::collection::vec(piece(), 0..12).prop_map(|pieces| pieces.concat()),
                 prop::collection::vec(member(), 0..5).prop_map(|members| format!("{{{}}}", members.join(", "))),

@@ -1,6 +1,6 @@
-//! The grammar of envelopes, over bytes in as many pieces as they come: what is in memory is one piece, a file is many.
+//! The grammar of envelopes, for bytes in any number of pieces: one for an envelope in memory, many for one in a file.
 //!
-//! Rule: no more than one header line is ever held ([`MAX_LINE`]), and how the bytes are cut into pieces changes nothing.
+//! Rule: it holds at most one header line ([`MAX_LINE`]), and the result does not depend on how the bytes are split.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -13,12 +13,12 @@ use super::limits::Limits;
 use super::{EnvelopeError, HeaderSpans, Item, MAX_ITEMS, MAX_LINE, Outline, crash_report};
 use crate::protocol::item::{Counting, ItemType};
 
-/// Finds the items of an envelope that comes in pieces.
+/// Finds the items of an envelope that arrives in pieces.
 #[derive(Debug, Default)]
 pub struct Scanner {
-    /// Bytes taken so far.
+    /// The number of bytes taken so far.
     at: u64,
-    /// What there is of a line that began in an earlier piece.
+    /// The part of a header line that came with earlier pieces.
     line: BytesMut,
     expected: Expected,
     head: Option<(Bytes, HeaderSpans, Fields)>,
@@ -26,31 +26,31 @@ pub struct Scanner {
     limits: Limits,
 }
 
-/// What comes next.
+/// The part of an envelope that comes next.
 #[derive(Debug, Default)]
 enum Expected {
     /// The envelope's header line.
     #[default]
     Header,
-    /// An item, or the end. One newline may follow the last payload; a blank line stands for nothing.
+    /// An item, or the end. Blank lines are skipped; the last payload may end with one newline.
     Item,
-    /// The header line of an item that begins there.
+    /// The header line of the item that begins at this offset.
     ItemHeader(u64),
-    /// So many more bytes of a payload.
+    /// A payload, of which this many bytes are left.
     Sized(Begun, u64),
-    /// The newline after such a payload, or the end.
+    /// The newline after a payload with a length, or the end.
     Newline(Begun),
-    /// A payload without a length: the rest of the line; a carriage return belongs to it.
+    /// A payload without a length: the rest of the line, a carriage return included.
     Line(Begun),
 }
 
-/// An item whose header line was read.
+/// An item whose header line was read, and whose payload was not.
 #[derive(Debug)]
 struct Begun {
     kind: ItemType,
     counting: Counting,
     is_crash_report: bool,
-    /// Its header line.
+    /// The range of its header line.
     header: Range<u64>,
     payload_start: u64,
     length: Option<u32>,
@@ -69,7 +69,7 @@ struct ItemHeader<'a> {
 }
 
 impl Scanner {
-    /// Before the first byte.
+    /// A scanner before the first byte.
     pub fn new() -> Self {
         Self::default()
     }
@@ -83,12 +83,12 @@ impl Scanner {
         Ok(())
     }
 
-    /// How many bytes of a payload come next that need not be looked at.
+    /// The number of payload bytes that come next and may be skipped.
     pub const fn payload_left(&self) -> u64 {
         if let Expected::Sized(_, left) = &self.expected { *left } else { 0 }
     }
 
-    /// Passes over bytes of a payload, no more than [`Scanner::payload_left`].
+    /// Skips bytes of a payload, at most [`Scanner::payload_left`].
     pub fn skip(&mut self, bytes: u64) {
         if let Expected::Sized(_, left) = &mut self.expected {
             let bytes = bytes.min(*left);
@@ -98,7 +98,7 @@ impl Scanner {
         }
     }
 
-    /// All bytes were taken.
+    /// Ends the envelope: all bytes were taken.
     pub fn finish(mut self) -> Result<Outline, EnvelopeError> {
         if self.at == 0 {
             return Err(EnvelopeError::Empty);
@@ -122,7 +122,7 @@ impl Scanner {
         Ok(Outline { header, spans, event_id: fields.event_id, items: self.items, length: self.at })
     }
 
-    /// Takes some of the piece from `from` on; returns how much.
+    /// Takes some of the piece, beginning at `from`; returns the number of bytes taken.
     fn step(&mut self, piece: &Bytes, from: usize) -> Result<usize, EnvelopeError> {
         match &mut self.expected {
             Expected::Header | Expected::ItemHeader(_) => self.header_line(piece, from),
@@ -156,7 +156,7 @@ impl Scanner {
         bytes
     }
 
-    /// The rest of a header line, or as much of it as the piece has. A line that lies in one piece is not copied.
+    /// Takes the rest of a header line, or as much of it as the piece has. A line within one piece is not copied.
     fn header_line(&mut self, piece: &Bytes, from: usize) -> Result<usize, EnvelopeError> {
         let end = memchr::memchr(b'\n', &piece[from..]).map(|n| from + n);
         let text = from..end.unwrap_or(piece.len());
@@ -175,7 +175,7 @@ impl Scanner {
         Ok(taken)
     }
 
-    /// A header line is complete; what follows it begins at `next`.
+    /// Reads a complete header line. The next part begins at `next`.
     fn end_line(&mut self, line: Bytes, next: u64) -> Result<(), EnvelopeError> {
         if let Expected::ItemHeader(start) = self.expected {
             let item = read_item_header(&line, start, next)?;
@@ -192,7 +192,7 @@ impl Scanner {
         Ok(())
     }
 
-    /// A payload of which nothing is left is followed by a newline.
+    /// Expects the newline after a payload once none of its bytes are left.
     fn end_sized(&mut self) {
         if matches!(self.expected, Expected::Sized(_, 0))
             && let Expected::Sized(item, _) = std::mem::take(&mut self.expected)
@@ -201,7 +201,7 @@ impl Scanner {
         }
     }
 
-    /// A payload has come to its end, here.
+    /// Adds an item whose payload ends here.
     fn complete(&mut self, item: Begun) -> Result<(), EnvelopeError> {
         let Begun { kind, counting, is_crash_report, header, payload_start, .. } = item;
         let payload: Range<u64> = payload_start..self.at;

@@ -1,10 +1,10 @@
-//! What is known of a header line: where the values stand that a relay replaces, and what else it says.
+//! The result of reading a header line: the ranges of the values that a relay replaces, and the values that it needs.
 
 use std::ops::Range;
 
 use crate::protocol::event_id::EventId;
 
-/// Where the values that address an envelope stand in its header line. Offsets from the start of the line.
+/// The ranges of the values that address an envelope, as offsets from the start of its header line.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct HeaderSpans {
     /// The value of `dsn`, quotes included.
@@ -17,7 +17,7 @@ pub struct HeaderSpans {
     pub event_id: Option<Range<usize>>,
 }
 
-/// What else the header says.
+/// The other values of the header.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Fields {
     pub(super) event_id: Option<EventId>,

@@ -1,4 +1,4 @@
-//! Envelopes: what is read, what is kept, what is refused.
+//! Tests of envelopes: what is parsed, what is kept, what is refused.
 
 use proptest::prelude::*;
 
@@ -36,7 +36,7 @@ fn a_header_alone_and_zero_length_items_are_envelopes() {
 }
 
 #[test]
-fn what_is_malformed_says_where() {
+fn a_malformed_envelope_gives_the_position() {
     assert_eq!(parse(b"").unwrap_err(), EnvelopeError::Empty);
     assert!(matches!(parse(b"[]").unwrap_err(), EnvelopeError::Header(_)));
     assert!(matches!(parse(b"{} {}").unwrap_err(), EnvelopeError::Header(_)));
@@ -69,7 +69,7 @@ fn too_many_items_are_refused_before_they_cost_memory() {
 }
 
 #[test]
-fn the_spans_of_a_header_are_where_the_values_stand() {
+fn the_spans_of_a_header_are_the_ranges_of_its_values() {
     let line = br#"{ "dsn" : "http://a@b/1" ,"x":1.50e3,"trace":{"public_key":"k","t":[]},"s\u0065nt_at":"now"}"#;
     let spans = HeaderSpans::locate(line).unwrap();
     let text = |span: Option<Range<usize>>| std::str::from_utf8(&line[span.unwrap()]).unwrap();
@@ -104,7 +104,7 @@ fn the_first_crash_report_makes_the_event_where_there_is_none() {
     assert_eq!(counts(&[&dump, event]), "attachment=1 attachment_item=1 error=1");
     assert_eq!(counts(&["{\"type\":\"unreal_report\"}\nx\n"]), "error=1");
     assert_eq!(counts(&[event, "{\"type\":\"unreal_report\"}\nx\n"]), "error=1 unknown=1");
-    // Without its event, it makes one of its own.
+    // Without the event, the crash report makes one.
     let envelope = parse(format!("{{}}\n{event}{dump}").as_bytes()).unwrap();
     assert_eq!(envelope.quantities_of(|i| i == 1).to_string(), "attachment=1 attachment_item=1");
     let alone = envelope.quantities_without_others(|i| i == 1);
@@ -123,7 +123,7 @@ fn items_in_another_order_keep_their_bytes() {
 }
 
 #[test]
-fn a_header_line_has_a_bound_wherever_it_stands() {
+fn the_length_of_every_header_line_is_bounded() {
     let long = format!("{{\"x\":\"{}\"}}", "y".repeat(MAX_LINE));
     assert_eq!(parse(long.as_bytes()).unwrap_err(), EnvelopeError::LongLine { at: 0 });
     assert_eq!(parse(format!("{long}\n").as_bytes()).unwrap_err(), EnvelopeError::LongLine { at: 0 });
@@ -133,7 +133,7 @@ fn a_header_line_has_a_bound_wherever_it_stands() {
     assert!(parse(longest.as_bytes()).is_ok());
 }
 
-/// What the scanner makes of the bytes when they come in pieces of these sizes, payloads being passed over where `skip` says so.
+/// The outline from pieces of these sizes. With `skip`, payloads are skipped.
 fn in_pieces(bytes: &[u8], sizes: &[usize], skip: bool) -> Result<Outline, EnvelopeError> {
     let (mut scanner, mut rest, mut sizes) = (Scanner::new(), bytes, sizes.iter().cycle());
     while !rest.is_empty() {
@@ -155,7 +155,7 @@ fn whole(bytes: &[u8]) -> Result<Outline, EnvelopeError> {
 }
 
 #[test]
-fn blank_lines_are_seen_and_nothing_else_is_taken_for_one() {
+fn blank_lines_are_detected_and_nothing_else_is() {
     for (text, has) in [
         ("{}", false),
         ("{}\n", false),
@@ -170,7 +170,7 @@ fn blank_lines_are_seen_and_nothing_else_is_taken_for_one() {
 
 proptest! {
     #[test]
-    fn any_bytes_mean_the_same_in_one_piece_and_in_many(
+    fn an_envelope_parses_alike_in_one_piece_and_in_many(
         text in r#"\{\}\n(\{"type":"(event|x)"(,"length":[0-9]{1,2})?\}|\{"type":"client_report","length":102401\}|\n|\n\n|[a-z\r]{0,9}){0,14}"#,
         sizes in proptest::collection::vec(1_usize..20, 1..5),
         skip: bool,
@@ -179,7 +179,7 @@ proptest! {
     }
 
     #[test]
-    fn noise_means_the_same_in_one_piece_and_in_many(
+    fn arbitrary_bytes_parse_alike_in_one_piece_and_in_many(
         bytes in proptest::collection::vec(any::<u8>(), 0..300),
         sizes in proptest::collection::vec(1_usize..50, 1..5),
         skip: bool,
@@ -190,20 +190,20 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_the_parser_fail(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_bytes_never_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         drop(parse(&bytes));
         drop(HeaderSpans::locate(&bytes));
     }
 
     #[test]
-    fn text_that_resembles_an_envelope_does_not_make_it_fail(text in r#"(\{("(type|length|dsn|sent_at|trace)":("event"|-?[0-9]{1,12}|\{\}|null),?){0,3}\}|\n|x){0,12}"#) {
+    fn text_like_an_envelope_never_makes_the_parser_panic(text in r#"(\{("(type|length|dsn|sent_at|trace)":("event"|-?[0-9]{1,12}|\{\}|null),?){0,3}\}|\n|x){0,12}"#) {
         if let Ok(envelope) = parse(text.as_bytes()) {
             prop_assert_eq!(&envelope.bytes()[..], text.as_bytes());
         }
     }
 
     #[test]
-    fn what_was_written_is_read(payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..6)) {
+    fn a_written_envelope_reads_back(payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..6)) {
         let mut body = b"{}".to_vec();
         for payload in &payloads {
             body.extend(format!("\n{{\"type\":\"attachment\",\"length\":{}}}\n", payload.len()).bytes());
