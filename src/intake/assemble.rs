@@ -1,5 +1,5 @@
-//! Envelopes that are made here, in one pass: what is known only at the end, the event id and the lengths of the items, is
-//! written over room that was left for it.
+//! Makes envelopes in one pass. The event id and the lengths of the items are known only at the end; they are written into space that
+//! was reserved for them.
 
 use serde_json::{Map, Value};
 
@@ -11,19 +11,19 @@ use crate::protocol::event_id::EventId;
 use super::workshop::Workshop;
 
 const ID: &str = "{\"event_id\":\"";
-/// As many digits as the longest length has; JSON allows blanks before a number.
+/// The digits of the longest length. JSON allows spaces before a number.
 const LENGTH: usize = 10;
 
-/// An envelope on its way.
+/// An unfinished envelope.
 #[derive(Debug)]
 pub(super) struct EnvelopeWriter {
     body: BodyWriter,
-    /// Where the length of the item under way goes, and where its payload begins.
+    /// The offsets of the current item's length and of its payload; `None` between items.
     item: Option<(u64, u64)>,
 }
 
 impl EnvelopeWriter {
-    /// An envelope without items whose header has these keys beside its event id.
+    /// Begins an envelope without items. Its header has these keys and the event id.
     pub(super) async fn begin(workshop: &Workshop, keys: Map<String, Value>) -> Result<Self, JournalError> {
         let mut body = workshop.body();
         let keys: String = keys.iter().map(|(key, value)| format!(",{}:{value}", Value::from(key.as_str()))).collect();
@@ -41,12 +41,12 @@ impl EnvelopeWriter {
         Ok(())
     }
 
-    /// Appends to the payload of the item.
+    /// Appends to the payload of the current item.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
         self.body.write(bytes).await
     }
 
-    /// Ends the item; returns how many bytes its payload has.
+    /// Ends the current item; returns the size of its payload in bytes.
     pub(super) async fn end_item(&mut self) -> Result<u64, JournalError> {
         let Some((at, begins)) = self.item.take() else { return Ok(0) };
         let length = self.body.len() - begins;
@@ -55,7 +55,7 @@ impl EnvelopeWriter {
         Ok(length)
     }
 
-    /// The envelope, under its event id.
+    /// Ends the envelope and sets its event id.
     pub(super) async fn finish(mut self, id: EventId) -> Result<Body, JournalError> {
         self.body.overwrite(ID.len() as u64, id.to_string().as_bytes()).await?;
         self.body.finish().await

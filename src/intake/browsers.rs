@@ -1,17 +1,17 @@
-//! Which projects browsers use: what the file says, else what was seen: a request that was let in and names the origin of a page.
+//! Which projects browsers use: as the configuration says, otherwise those for which an accepted request named the origin of a page.
 //!
-//! Rule: one project's browsers say nothing of another. What was seen outlives a reload, and is said once in the log.
+//! Rule: projects do not affect each other. A project that browsers were seen to use stays one after a reload, and is logged once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The projects, by name. Bounded by those that are configured. Cheap to clone; clones share it.
+/// The projects, by name. Bounded by the configuration. Cheap to clone; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Browsers(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// What the file says.
+    /// The answers of the configuration.
     said: BTreeMap<Arc<str>, bool>,
     seen: BTreeSet<Arc<str>>,
 }
@@ -23,14 +23,14 @@ impl Browsers {
         state.said.get(project).copied().unwrap_or_else(|| state.seen.contains(project))
     }
 
-    /// Takes over what the file says; returns what was seen.
+    /// Replaces the answers of the configuration; returns the projects that browsers were seen to use.
     pub(super) fn configure(&self, said: &BTreeMap<Arc<str>, bool>) -> BTreeSet<Arc<str>> {
         let mut state = self.state();
         state.said.clone_from(said);
         state.seen.clone()
     }
 
-    /// Takes note of a browser of this project, and has `limit` make of it what it means, one at a time.
+    /// Records that a browser uses this project, and calls `limit` with all such projects. Calls of `limit` do not overlap.
     pub(super) fn remember(&self, project: &Arc<str>, limit: impl FnOnce(&BTreeSet<Arc<str>>)) {
         let mut state = self.state();
         if state.seen.insert(Arc::clone(project)) {

@@ -1,9 +1,9 @@
-//! Crash reports and files that come as forms or as they are, made into envelopes on the way in: minidumps, Unreal's crashes,
-//! attachments to an event that was sent before.
+//! Makes envelopes of crash reports and files that come as forms or as plain bodies: minidumps, crashes of Unreal, attachments to an
+//! event that was sent earlier.
 //!
 //! The envelopes are those that Relay makes of the same requests (getsentry/relay, `relay-server/src/endpoints/minidump.rs`,
-//! `unreal.rs`, `attachments.rs`, `utils/multipart.rs`). Bodies pass through as they come; nothing of a file is understood but
-//! its first bytes.
+//! `unreal.rs`, `attachments.rs`, `utils/multipart.rs`). Bodies pass through unchanged; of a file only the first bytes are
+//! interpreted.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, TryStreamExt as _};
@@ -22,10 +22,10 @@ pub use super::workshop::{CrashError, Pieces, Workshop};
 
 /// The field that holds sentry-native's event, in MessagePack.
 const EVENT: &str = "__sentry-event";
-/// So much of an event is looked at for its id, which comes first in it.
+/// The bytes of an event that are searched for its id, which comes first.
 const EVENT_HEAD: usize = 16 * 1024;
 
-/// What a form is.
+/// The kind of a form.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FormKind {
     /// A crash with its minidump.
@@ -50,7 +50,7 @@ pub async fn of_form(
             (Some(file), name) => {
                 let is_minidump = kind == FormKind::Minidump && name == MINIDUMP;
                 (files, minidumps) = (files + 1, minidumps + u32::from(is_minidump));
-                // Not first when all are written: of files without a byte there may be millions.
+                // Checked for each file and not at the end, because there may be millions of empty ones.
                 if let Some((_, limit)) = ItemType::Attachment.count_limit().filter(|(_, limit)| files > *limit) {
                     let kind = ItemType::Attachment.name().to_owned();
                     return Err(EnvelopeError::TooManyOf { kind, limit }.into());
@@ -81,7 +81,7 @@ pub async fn of_form(
     Ok((id, envelope.finish(id).await?))
 }
 
-/// The envelope of a minidump that is the whole body, and the event id it was given.
+/// The envelope of a body that is a minidump, and its new event id.
 pub async fn of_minidump(workshop: &Workshop, pieces: Pieces) -> Result<(EventId, Body), CrashError> {
     let mut envelope = EnvelopeWriter::begin(workshop, header([])).await?;
     let part = Part { name: MINIDUMP, file: "Minidump", is_minidump: true };
@@ -90,7 +90,7 @@ pub async fn of_minidump(workshop: &Workshop, pieces: Pieces) -> Result<(EventId
     Ok((id, envelope.finish(id).await?))
 }
 
-/// The envelope of a crash of the Unreal engine, and the event id it was given. Trackers unpack it.
+/// The envelope of a crash of the Unreal engine, and its new event id. Trackers unpack the crash.
 pub async fn of_unreal(
     workshop: &Workshop,
     mut pieces: Pieces,
@@ -118,7 +118,7 @@ struct Part<'a> {
     is_minidump: bool,
 }
 
-/// Adds a file as an attachment; returns the id of the event when it is that.
+/// Adds a file as an attachment; returns the event id if the file is sentry-native's event.
 async fn add_file<S>(
     workshop: &Workshop,
     envelope: &mut EnvelopeWriter,
@@ -153,7 +153,7 @@ where
     Ok(id_in_message_pack(&head))
 }
 
-/// What kind of attachment the field of a form holds.
+/// The attachment type of a form's field.
 fn attachment_type(name: &str) -> &'static str {
     match name {
         MINIDUMP => "event.minidump",
@@ -164,12 +164,12 @@ fn attachment_type(name: &str) -> &'static str {
     }
 }
 
-/// The event id in sentry-native's event: a map whose keys are short texts, its id first. Another one is made when it cannot be
-/// found; trackers take the envelope's.
+/// The event id in sentry-native's event: a map with short strings as keys, the id first. `None` if it is not found; trackers use the
+/// id of the envelope.
 fn id_in_message_pack(head: &[u8]) -> Option<EventId> {
     const KEY: &[u8] = b"\xa8event_id";
     let value = &head[memchr::memmem::find(head, KEY)? + KEY.len()..];
-    // A text of 32 to 255 bytes: its length in one byte.
+    // A string of 32 to 255 bytes: its length is one byte.
     let (0xd9, length) = (*value.first()?, usize::from(*value.get(1)?)) else { return None };
     std::str::from_utf8(value.get(2..2 + length)?).ok()?.parse().ok()
 }
@@ -181,7 +181,7 @@ mod tests {
     const ID: &str = "9ec79c33-ec99-42ab-8353-589fcb2e04dc";
 
     #[test]
-    fn an_events_id_is_found_in_message_pack() {
+    fn the_id_of_an_event_is_found_in_message_pack() {
         let packed = [&b"\x83\xa8event_id\xd9\x24"[..], ID.as_bytes(), b"\xa5level\xa5fatal"].concat();
         assert_eq!(id_in_message_pack(&packed), ID.parse().ok());
         for broken in [&b""[..], b"\xa8event_id", b"\xa8event_id\xd9\x24abc", b"\xa8event_id\x01\x02"] {

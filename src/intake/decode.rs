@@ -1,10 +1,10 @@
-//! Content encodings: the only place with decompressors. Bounded in memory whatever comes in.
+//! Content encodings: the only place with decompressors. Memory is bounded whatever the body is.
 //!
-//! What is small is decoded in one pass, into memory that was reserved for it. What yields more is first decoded into nothing, to
-//! learn its size within the limit, and then once more, piece by piece: a bomb costs time, within the limit, and no memory.
+//! A small body is decoded in one pass, into memory that was reserved for it. A larger one is first decoded without keeping the text,
+//! to learn its size within the limit, and then once more, in pieces: a bomb costs time within the limit, and no memory.
 //!
-//! Rule: the limit holds for the text between two encodings as for the last one. A few bytes that become gigabytes of which nothing
-//! comes would keep a thread busy for as long as their sender likes.
+//! Rule: the limit also holds for the text between two encodings. A few bytes can become gigabytes from which the next encoding yields
+//! nothing; without a limit they would keep a thread busy.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -16,21 +16,21 @@ mod container;
 use between::{Between, Beyond};
 pub use container::{Container, MAGIC};
 
-/// What is handed over at once of what is larger.
+/// The size of the pieces of a larger text, in bytes.
 const PIECE: u64 = 128 * 1024;
 
-/// zstd frames may ask for windows of at most 2^23 bytes, the most that RFC 8878 wants every decoder to support.
+/// The largest window that a zstd frame may ask for: 2^23 bytes, the most that RFC 8878 wants every decoder to support.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
-/// No list of encodings is longer: nobody sends more than one, the protocol allows it all the same.
+/// The greatest number of encodings. The protocol allows several; no client is known to use more than one.
 const MOST_ENCODINGS: usize = 3;
 
 /// A content encoding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Encoding {
-    /// gzip, x-gzip; several members in a row are one text.
+    /// gzip, x-gzip; several members in a row make one text.
     Gzip,
-    /// deflate: with zlib's header, as the RFC says, or raw, as many senders understood it.
+    /// deflate: with zlib's header, as the RFC says, or raw, as many clients send it.
     Deflate,
     /// br
     Brotli,
@@ -41,18 +41,18 @@ pub enum Encoding {
 /// Why a body cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// An encoding that is not spoken here: 415.
+    /// An encoding that is not supported: 415.
     #[error("unsupported content encoding {0:?}: gzip, deflate, br, zstd and identity are understood")]
     Unsupported(String),
-    /// The body is not what its encoding says: 400.
+    /// The body is not in its encoding: 400.
     #[error("the body is not valid {encodings}: {why}")]
     Malformed {
-        /// What it should be.
+        /// The expected encodings.
         encodings: String,
-        /// What the decompressor says.
+        /// The error of the decompressor.
         why: io::Error,
     },
-    /// It becomes larger than the limit: 413.
+    /// The text is larger than the limit: 413.
     #[error("the decoded body has more than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
@@ -81,8 +81,8 @@ impl Encoding {
     }
 }
 
-/// Reads a `Content-Encoding`: a list applies in order, so the last one is to be undone first. The empty value and `UTF-8` are
-/// sent by real SDKs and mean identity.
+/// Parses a `Content-Encoding` into the order of decoding, the last encoding first. An empty value and `UTF-8` mean identity: real SDKs
+/// send both.
 pub fn encodings(header: &str) -> Result<Vec<Encoding>, DecodeError> {
     let mut list = Vec::new();
     for word in header.split(',').map(str::trim) {
@@ -102,9 +102,9 @@ pub fn encodings(header: &str) -> Result<Vec<Encoding>, DecodeError> {
     Ok(list)
 }
 
-/// Undoes the encodings, in the order [`encodings`] gave them. Without any, the body is returned as it is.
+/// Decodes a body, in the order that [`encodings`] returned. Without encodings the body is returned unchanged.
 ///
-/// Takes memory as the text grows, up to `limit`.
+/// Memory grows with the text, up to `limit`.
 pub fn decode(body: Bytes, encodings: &[Encoding], limit: u64) -> Result<Bytes, DecodeError> {
     if encodings.is_empty() {
         return Ok(body);
@@ -118,7 +118,7 @@ pub fn decode(body: Bytes, encodings: &[Encoding], limit: u64) -> Result<Bytes, 
     }
 }
 
-/// The size of the decoded text, learnt without keeping it.
+/// The size of the decoded text, found without keeping the text.
 pub fn size(body: impl BufRead, encodings: &[Encoding], limit: u64) -> Result<u64, DecodeError> {
     let read = chain(body, encodings, limit).and_then(|reader| io::copy(&mut reader.take(limit + 1), &mut io::sink()));
     match read {
@@ -128,7 +128,7 @@ pub fn size(body: impl BufRead, encodings: &[Encoding], limit: u64) -> Result<u6
     }
 }
 
-/// Hands the decoded text over piece by piece, until that is refused: `size` bytes, as [`size`] found them.
+/// Decodes `size` bytes, the result of [`size`], and passes them to `hand_over` in pieces, until it returns `false`.
 pub fn pieces(
     body: impl BufRead,
     encodings: &[Encoding],
@@ -147,7 +147,7 @@ pub fn pieces(
     }
 }
 
-/// One decompressor around the other. What the last one yields is for the caller to bound.
+/// Chains the decompressors. The caller limits the output of the last one.
 fn chain<'a>(body: impl BufRead + 'a, encodings: &[Encoding], limit: u64) -> io::Result<Box<dyn BufRead + 'a>> {
     let whole: Box<dyn BufRead + 'a> = Box::new(body);
     let Some((first, others)) = encodings.split_first() else { return Ok(whole) };
@@ -169,8 +169,8 @@ fn wrap<'a>(mut inner: Box<dyn BufRead + 'a>, encoding: Encoding) -> io::Result<
     })
 }
 
-/// Method 8 and a header checksum that is right (RFC 1950, section 2.2). Raw deflate that begins like this by chance would
-/// have to begin with a block that no compressor writes.
+/// Whether the body begins with method 8 and a valid header checksum (RFC 1950, section 2.2). Raw deflate does so only with a first
+/// block that no compressor writes.
 fn has_zlib_header(body: &[u8]) -> bool {
     matches!(body, [cmf, flg, ..] if cmf & 0x0f == 8 && (u16::from(*cmf) << 8 | u16::from(*flg)).is_multiple_of(31))
 }
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_apply_in_order_and_names_that_mean_nothing_mean_identity() {
+    fn encodings_apply_in_order_and_meaningless_names_mean_identity() {
         let twice = gzip(&zstd::encode_all(TEXT, 0).unwrap());
         assert_eq!(decoded("zstd, x-gzip", twice), TEXT);
         for header in ["", "identity", "UTF-8", " , "] {
@@ -218,13 +218,13 @@ mod tests {
     }
 
     #[test]
-    fn members_of_gzip_in_a_row_are_one_text() {
+    fn gzip_members_in_a_row_make_one_text() {
         let two = [gzip(b"ab"), gzip(b"cd")].concat();
         assert_eq!(decoded("gzip", two.into()), "abcd");
     }
 
     #[test]
-    fn large_bodies_are_decoded_whole_at_once_and_in_pieces() {
+    fn large_bodies_are_decoded_whole_and_in_pieces() {
         let text = vec![b'x'; 3 * 1024 * 1024 + 7];
         assert_eq!(decoded("gzip", gzip(&text)), text);
         let (packed, mut all) = (gzip(&text), vec![]);
@@ -252,11 +252,11 @@ mod tests {
         assert_eq!(size(&bomb[..], &[Encoding::Gzip], 2 * limit).unwrap(), 30 * 1024 * 1024);
     }
 
-    /// A text of stored blocks of brotli.
+    /// A text as stored blocks of brotli.
     fn brotli(text: &[u8]) -> Vec<u8> {
         let (mut all, mut is_first) = (vec![], 1);
         for block in text.chunks(0x1_0000) {
-            // A bit for the window of the stream, three that say "not the last one, sixteen bits of length", and "stored".
+            // One bit for the window of the stream, then "not the last block, 16 bits of length" in three bits, and "stored".
             let head = ((block.len() as u32 - 1) << 3 | 1 << 19) << std::mem::take(&mut is_first);
             all.extend(&head.to_le_bytes()[..3]);
             all.extend(block);
@@ -278,7 +278,7 @@ mod tests {
         }
     }
 
-    /// Two MiB and a half from which nothing comes.
+    /// Two and a half MiB that decode to nothing.
     fn nothing(encoding: Encoding) -> Vec<u8> {
         let (begin, unit, end): (&[u8], Vec<u8>, &[u8]) = match encoding {
             Encoding::Gzip => (b"", gzip(b"").into(), b""),
@@ -292,7 +292,7 @@ mod tests {
     const ALL: [Encoding; 4] = [Encoding::Gzip, Encoding::Deflate, Encoding::Brotli, Encoding::Zstd];
 
     #[test]
-    fn the_text_between_two_encodings_is_bounded_although_nothing_comes_of_it() {
+    fn the_text_between_two_encodings_is_bounded_even_if_it_yields_nothing() {
         for (inner, outer) in ALL.into_iter().flat_map(|inner| ALL.map(|outer| (inner, outer))) {
             let (layers, body) = ([outer, inner], packed(outer, &nothing(inner)));
             let refused = |read: Result<u64, DecodeError>| matches!(read, Err(DecodeError::TooLarge { limit: MIB }));
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_or_nonsense_is_malformed() {
+    fn a_truncated_or_invalid_body_is_malformed() {
         let cut = gzip(TEXT).slice(..20);
         for (encoding, body) in [
             (Encoding::Gzip, cut),

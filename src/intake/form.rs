@@ -1,7 +1,7 @@
-//! The plain fields of a form: kept as Relay's form data, and looked through for the event's id.
+//! The plain fields of a form: kept as Relay's form data, and searched for the event id.
 //!
-//! Entries are a key and a value, each with its length before it in four bytes, the least first (getsentry/relay,
-//! `relay-server/src/utils/multipart.rs`, `FormDataWriter`). What they say beside the id is the tracker's business.
+//! An entry is a key and a value, each preceded by its length as four bytes, little-endian (getsentry/relay,
+//! `relay-server/src/utils/multipart.rs`, `FormDataWriter`). Only the event id is read; trackers read the rest.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ const LIMIT: usize = 1024 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Form {
     entries: Vec<u8>,
-    /// The pieces of an event that was too long for one field, by their numbers.
+    /// The parts of an event that was too long for one field, by their numbers.
     chunks: BTreeMap<u32, String>,
     id: Option<EventId>,
 }
@@ -38,7 +38,7 @@ impl Form {
             check(before + value.len() + chunk.len())?;
             value.extend_from_slice(&chunk);
         }
-        // Crash reporters send what they find: a value that is no text is made one, as Relay does.
+        // Crash reporters send whatever they find. A value that is not UTF-8 is converted, as Relay does.
         let value = String::from_utf8_lossy(&value);
         for text in [name, &value] {
             self.entries.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
@@ -56,7 +56,7 @@ impl Form {
         Ok(())
     }
 
-    /// The event's id was found elsewhere.
+    /// Records an event id that was found elsewhere, unless one is known.
     pub(super) fn found(&mut self, id: EventId) {
         self.id.get_or_insert(id);
     }
@@ -72,14 +72,14 @@ impl Form {
         }
     }
 
-    /// The event's id, when any field says it.
+    /// The event id; `None` if no field has one.
     pub(super) fn event_id(&mut self) -> Option<EventId> {
         let whole: String = self.chunks.values().map(String::as_str).collect();
         self.found_in(&whole);
         self.id
     }
 
-    /// All entries in a row; `None` without any.
+    /// All entries in a row; `None` if there are none.
     pub(super) fn into_entries(self) -> Option<Vec<u8>> {
         (!self.entries.is_empty()).then_some(self.entries)
     }

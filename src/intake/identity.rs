@@ -1,6 +1,6 @@
-//! What makes an item a repeat of another: the id of its event, its segment of a replay, its id and status, its content.
+//! What makes an item a repeat of another one: the id of its event, its segment of a replay, its id and status, or its content.
 //!
-//! Rule: a payload is read only where its identity lies in it, and no more of it than that takes.
+//! Rule: a payload is read only when it holds the item's identity, and only as far as needed.
 
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hasher as _};
@@ -18,15 +18,15 @@ use crate::tasks;
 
 use super::part;
 
-/// The line before a replay recording's bytes has one number in it.
+/// The longest first line of a replay recording, in bytes. It holds one number.
 const SEGMENT_LINE: u64 = 256;
-/// The status that a long job sends again and again.
+/// The status that a long job repeats.
 const HEARTBEAT: &str = "in_progress";
-/// What is read of a file at once.
+/// The bytes of a file that are read at a time.
 const PIECE: u64 = 256 * 1024;
 
-/// The keys of the items that have an identity, by their position. The nil id, which sentry-cli sends with raw events, identifies
-/// nothing.
+/// The key of each item, by position; `None` for an item without an identity. The nil id, which sentry-cli sends with raw events,
+/// identifies nothing.
 pub(super) async fn keys(own: &Keys, project: &str, envelope: &Outline, body: &Body) -> Vec<Option<u128>> {
     let event = envelope.event_id().filter(|id| id.as_u128() != 0);
     let mut keys = Vec::with_capacity(envelope.items().len());
@@ -49,9 +49,8 @@ pub(super) async fn keys(own: &Keys, project: &str, envelope: &Outline, body: &B
     keys
 }
 
-/// A check-in is one update of its id, told by its status: sent as an item or by URL. `in_progress` has no identity: a long job
-/// repeats it as a heartbeat, which moves the tracker's timeout, and a heartbeat has the same bytes as a retry. Nobody is hurt by
-/// one too many.
+/// The identity of a check-in, sent as an item or by URL: its id and its status. `in_progress` has no identity. A long job repeats it as
+/// a heartbeat that moves the tracker's timeout, and a heartbeat has the same bytes as a retry. A heartbeat too many does no harm.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CheckInIdentity {
     id: EventId,
@@ -59,12 +58,12 @@ pub struct CheckInIdentity {
 }
 
 impl CheckInIdentity {
-    /// The identity of an update, if it has one: the nil id stands for whichever was the last one.
+    /// The identity of an update; `None` for a heartbeat, and for the nil id, which stands for the latest check-in.
     pub fn new(id: EventId, status: &str) -> Option<Self> {
         (id.as_u128() != 0 && status != HEARTBEAT).then(|| Self { id, status: status.to_owned() })
     }
 
-    /// The key under which a repeat is recognised.
+    /// The key by which a repeat is recognised.
     pub fn key(&self, own: &Keys, project: &str) -> u128 {
         own.key(project, &ItemType::CheckIn, self.id, self.status.as_bytes())
     }
@@ -83,7 +82,7 @@ async fn check_in(own: &Keys, project: &str, item: &Item, body: &Body) -> Option
     CheckInIdentity::new(check_in_id.parse().ok()?, &status).map(|identity| identity.key(own, project))
 }
 
-/// The number of a replay's segment: in the payload of its event, and in the first line of its recording.
+/// The number of a replay's segment, from the payload of its event or the first line of its recording.
 async fn segment(item: &Item, body: &Body) -> Option<u64> {
     #[derive(Deserialize)]
     struct Segment {
@@ -100,8 +99,7 @@ async fn segment(item: &Item, body: &Body) -> Option<u64> {
     serde_json::from_slice(json).ok().map(|Segment { segment_id }| segment_id)
 }
 
-/// A hash of the item's header line and payload. It need not be the same in other versions: all it costs is a repeat that is not
-/// recognised after an upgrade.
+/// A hash of the item's header line and payload. It may change between versions: then a repeat is not recognised after an upgrade.
 async fn content(item: &Item, body: &Body) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
     let range = item.whole();

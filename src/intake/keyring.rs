@@ -1,4 +1,4 @@
-//! Who may submit: from project id and key to the project.
+//! Finds the project of a submission by project id and key.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,16 +7,16 @@ use crate::policy::routing::{Project, Routing};
 use crate::protocol::auth::{AuthError, Credentials};
 use crate::protocol::dsn::{Dsn, InvalidDsn};
 
-/// Why a submission is not let in.
+/// Why a submission is refused for its project or key.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The request's authentication cannot be read: 401, or 400 for a version that is not spoken.
+    /// The request's authentication cannot be read: 401, or 400 for an unsupported version.
     #[error(transparent)]
     Unreadable(#[from] AuthError),
-    /// The request carries none, and neither does its envelope: 401.
+    /// Neither the request nor its envelope has credentials: 401.
     #[error("missing authentication: neither the request nor the envelope header names a key")]
     Missing,
-    /// No project has that id and that key: 403.
+    /// No project has this id and key: 403.
     #[error("project and public key do not belong to a known project")]
     Unknown,
     /// The project id in the path is no number: 400.
@@ -30,7 +30,7 @@ pub enum KeyError {
     Mismatch(&'static str),
 }
 
-/// The projects by id; several may share one, told apart by their keys.
+/// The projects by id. Projects with the same id differ by their keys.
 #[derive(Clone, Debug, Default)]
 pub struct Keyring(HashMap<Box<str>, Vec<Arc<Project>>>);
 
@@ -44,7 +44,7 @@ impl Keyring {
         Self(by_id)
     }
 
-    /// The project with this id and key. Without an id (legacy `/api/store/`) the key alone decides.
+    /// The project with this id and key; the key alone decides without an id (legacy `/api/store/`).
     pub fn find(&self, id: Option<&str>, credentials: &Credentials) -> Result<Arc<Project>, KeyError> {
         let has_key = |project: &&Arc<Project>| project.public_key.is(&credentials.public_key);
         let found = match id {
@@ -55,7 +55,7 @@ impl Keyring {
         found.map(Arc::clone).ok_or(KeyError::Unknown)
     }
 
-    /// What is known now of a project that was found before; one that is gone or has another id stays as it was.
+    /// The present state of a project that was found earlier. A project that was removed or has another id now is returned unchanged.
     pub fn known_now(&self, project: Arc<Project>) -> Arc<Project> {
         let mut same = self.0.get(&project.id).into_iter().flatten();
         same.find(|own| own.name == project.name).cloned().unwrap_or(project)
@@ -66,7 +66,7 @@ impl Keyring {
         self.0.values().flatten().any(|project| project.public_key.is(key))
     }
 
-    /// The project that an envelope's own `dsn` names. `id` is the one in the path, which must agree.
+    /// The project that an envelope's own `dsn` names. It must agree with `id`, the project id in the path.
     pub fn find_by_dsn(
         &self,
         id: Option<&str>,
@@ -81,7 +81,7 @@ impl Keyring {
     }
 }
 
-/// Checks that an envelope's `dsn`, when there is one, names the project that the request was let in for.
+/// Checks that an envelope's `dsn`, if there is one, names the project that the request was authenticated for.
 pub fn check_dsn(project: &Project, dsn: Option<Result<Dsn, InvalidDsn>>) -> Result<(), KeyError> {
     let Some(dsn) = dsn.transpose()? else { return Ok(()) };
     if dsn.project() != &*project.id {
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn id_and_key_must_belong_together_in_any_spelling_of_the_key() {
+    fn id_and_key_must_match_and_the_spelling_of_the_key_does_not_matter() {
         let keyring = keyring();
         assert!(keyring.find(Some("7"), &credentials("9EC79C33-EC99-42AB-8353-589FCB2E04DC")).is_ok());
         assert!(keyring.find(None, &credentials(KEY)).is_ok());
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn an_envelopes_own_dsn_lets_in_only_where_it_agrees() {
+    fn an_envelopes_own_dsn_must_agree_with_the_path() {
         let keyring = keyring();
         let dsn = |text: &str| Some(text.parse());
         let good = format!("http://{KEY}@localhost/7");

@@ -1,6 +1,6 @@
-//! The store endpoint's bodies: one JSON event, plain or in base64, there with or without zlib, made into an envelope.
+//! Makes envelopes of the store endpoint's bodies: one JSON event, plain or in base64, within base64 with or without zlib.
 //!
-//! A body that does not begin with `{` is base64, and what is in it JSON or zlib (getsentry/relay, `relay-server/src/endpoints/store.rs`).
+//! A body that does not begin with `{` is base64 with JSON or zlib inside (getsentry/relay, `relay-server/src/endpoints/store.rs`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -13,13 +13,13 @@ use crate::protocol::item::ItemType;
 
 use super::decode::{self, DecodeError, Encoding};
 
-/// The most bytes of a body, and of the event in it. An event may have one MiB; a little more is read so that its size can be named.
+/// The most bytes of a body, and of its event. An event may have 1 MiB; a little more is read so that the error can name its size.
 pub const LONGEST: u64 = 2 * 1024 * 1024;
 
 /// Why a store body is no event.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// It is empty: 400.
+    /// The body is empty: 400.
     #[error("the body is empty")]
     Empty,
     /// Neither JSON nor base64: 400.
@@ -28,16 +28,16 @@ pub enum StoreError {
     /// The zlib inside the base64 cannot be decoded: 400.
     #[error(transparent)]
     Decode(DecodeError),
-    /// It is larger than the limit, or what is in it: 413.
+    /// The body or the event in it is larger than the limit: 413.
     #[error("the event has more than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: u64,
     },
-    /// The JSON is not in UTF-8: 400.
+    /// The JSON is not UTF-8: 400.
     #[error("the event is not valid JSON: {0}")]
     Text(std::str::Utf8Error),
-    /// The JSON is no event: 400.
+    /// The JSON is invalid: 400.
     #[error("the event is not valid JSON: {0}")]
     Json(serde_json::Error),
 }
@@ -50,15 +50,15 @@ struct Event<'a> {
     kind: Option<std::borrow::Cow<'a, str>>,
 }
 
-/// The envelope around a store body. An event without an id gets one: the answer has to name it. Takes memory for up to `limit`
-/// bytes, or [`LONGEST`].
+/// The envelope of a store body. An event without an id gets a random one, because the answer names it. Memory is bounded by `limit` and
+/// by [`LONGEST`].
 pub fn envelope_of(body: Bytes, limit: u64) -> Result<Bytes, StoreError> {
     let limit = limit.min(LONGEST);
     if body.len() as u64 > limit {
         return Err(StoreError::TooLarge { limit });
     }
     let event = plain(body, limit)?;
-    // Looked at as a whole: what the parser passes over it does not read as text, and no tracker takes JSON that is none.
+    // The parser does not check that the text it skips is UTF-8, and no tracker takes JSON that is not.
     let text = std::str::from_utf8(&event).map_err(StoreError::Text)?;
     let fields: Event<'_> = serde_json::from_str(text).map_err(StoreError::Json)?;
     let id = fields.event_id.and_then(|id| id.parse().ok()).unwrap_or_else(EventId::random);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn any_other_body_is_refused() {
         assert!(matches!(envelope_of("{\"a\":12345}".into(), 10), Err(StoreError::TooLarge { limit: 10 })));
         let long = Bytes::from(vec![b' '; 3 << 20]);
         assert!(matches!(envelope_of(long, u64::MAX), Err(StoreError::TooLarge { limit: LONGEST })));

@@ -1,7 +1,7 @@
-//! A minidump on its way into an envelope: packed or not, or in a form of its own, as old versions of Electron's SDK for Linux
-//! send it (getsentry/relay, `relay-server/src/endpoints/minidump.rs`, `extract_embedded_minidump`).
+//! Adds a minidump to an envelope. It may be compressed, or inside a form of its own, as old versions of Electron's SDK for Linux send
+//! it (getsentry/relay, `relay-server/src/endpoints/minidump.rs`, `extract_embedded_minidump`).
 //!
-//! Rule: it passes through in pieces, and is a minidump by its first bytes, of which alone anything is understood.
+//! Rule: a minidump passes through in pieces. It is recognised by its first bytes, and nothing else of it is interpreted.
 
 use std::io::Read as _;
 
@@ -16,21 +16,21 @@ use super::read_ahead::{broken, field_chunks, parts};
 use super::turns::Turn;
 use super::workshop::{CrashError, MINIDUMP, Workshop};
 
-/// How a minidump begins, in either order of bytes.
+/// The first bytes of a minidump, in either byte order.
 const MAGICS: [&[u8]; 2] = [b"MDMP", b"PMDM"];
 /// The most bytes of an unpacked minidump (getsentry/relay, `max_attachment_size`).
 const LIMIT: u64 = 200 * 1024 * 1024;
-/// What is unpacked at once.
+/// The bytes that are unpacked at a time.
 const STEP: usize = 256 * 1024;
-/// More than the line that a form begins with may have: 70 characters, two hyphens, line ends around it (RFC 2046, section 5.1.1).
+/// More than the first line of a form can have: 70 characters, two hyphens and line ends around it (RFC 2046, section 5.1.1).
 const LONGEST_BOUNDARY: usize = 80;
 
-/// The name of a file without what says how it was compressed: it is not any more.
+/// The name of a compressed file without the ending of its container, because the file is unpacked.
 pub(super) fn without_container(file: &str) -> &str {
     [".gz", ".xz", ".bz2", ".zst"].into_iter().find_map(|end| file.strip_suffix(end)).unwrap_or(file)
 }
 
-/// Adds a minidump to the item under way: the one in the form that is there in its place, when it begins like a form.
+/// Adds a minidump to the current item. If the file begins like a form, the minidump is taken from that form.
 pub(super) async fn add_minidump<S>(
     workshop: &Workshop,
     envelope: &mut EnvelopeWriter,
@@ -59,20 +59,20 @@ where
             take(&mut first, &mut chunks, MAGIC).await?;
             add_plain(workshop, envelope, first, chunks).await?;
         } else {
-            // What stands beside it is read away: the form around it goes on after it.
+            // Other fields must be read for the next field to come.
             while chunks.try_next().await?.is_some() {}
         }
     }
     if found { Ok(()) } else { Err(CrashError::NoMinidump) }
 }
 
-/// The boundary of a form that begins like this: the first line that is not empty, two hyphens before it.
+/// The boundary of a form that begins like this: the first line that is not empty, without its two hyphens.
 fn boundary(first: &[u8]) -> Option<&str> {
     let line = first.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty())?;
     std::str::from_utf8(line.strip_prefix(b"--")?).ok().filter(|boundary| !boundary.is_empty())
 }
 
-/// Takes more, until there are so many bytes or none are left.
+/// Takes more chunks until there are at least `bytes` bytes or the stream ends.
 async fn take<S>(first: &mut BytesMut, chunks: &mut S, bytes: usize) -> Result<(), CrashError>
 where
     S: Stream<Item = Result<Bytes, CrashError>> + Unpin,
@@ -86,7 +86,7 @@ where
     Ok(())
 }
 
-/// Adds a minidump that begins with `first`, unpacked.
+/// Adds a minidump that begins with `first`, and unpacks it if it is compressed.
 async fn add_plain<S>(
     workshop: &Workshop,
     envelope: &mut EnvelopeWriter,
@@ -156,13 +156,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ending_of_a_container_goes_with_it() {
+    fn the_ending_of_a_container_is_removed() {
         let names = ["a.dmp.gz", "a.xz", "a.dmp", "a.zst", "b.bz2"].map(without_container);
         assert_eq!(names, ["a.dmp", "a", "a.dmp", "a", "b"]);
     }
 
     #[test]
-    fn a_form_begins_with_its_boundary() {
+    fn the_boundary_is_the_first_line_of_a_form() {
         for (first, found) in [
             (&b"--frontier\r\nContent-Disposition: x"[..], Some("frontier")),
             (b"\r\n----WebKit\nx", Some("--WebKit")),

@@ -1,4 +1,4 @@
-//! One submission's way in: authenticate, decode, parse, police, journal. Knows no HTTP connection and no upstream's state.
+//! Takes in a submission: authenticate, decode, parse, police, journal. Knows neither HTTP connections nor the state of an upstream.
 
 mod assemble;
 pub mod browsers;

@@ -1,4 +1,4 @@
-//! What is left of an envelope without its repeats, as an envelope of its own.
+//! Parts of an envelope: the payload of an item, and an envelope without the items that were excluded.
 
 use std::io;
 use std::ops::Range;
@@ -12,10 +12,10 @@ use crate::journal::{Journal, JournalError};
 use crate::protocol::envelope::Item;
 use crate::tasks;
 
-/// What is copied at once.
+/// The bytes that are copied at a time.
 const PIECE: u64 = 256 * 1024;
 
-/// The header line, these ranges of the body (items, each with the newline before it), and a newline.
+/// An envelope of the header line, these ranges of the body (items, each with the newline before it), and a final newline.
 pub(super) async fn of(
     journal: &Arc<dyn Journal>,
     project: &Arc<str>,
@@ -32,13 +32,13 @@ pub(super) async fn of(
     writer.finish().await
 }
 
-/// No more than the first `most` bytes of an item's payload.
+/// The first bytes of an item's payload, at most `most`.
 pub(super) async fn beginning(body: &Body, item: &Item, most: u64) -> io::Result<Bytes> {
     let Range { start, end } = item.payload();
     piece(body, start..end.min(start + most)).await
 }
 
-/// The payload of an item that is known to be small.
+/// The payload of an item, for small items.
 pub(super) async fn payload(body: &Body, item: &Item) -> io::Result<Bytes> {
     piece(body, item.payload()).await
 }

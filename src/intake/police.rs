@@ -1,8 +1,8 @@
-//! What of an envelope is taken in: not the repeats, not what is over a limit here or at every upstream, not one more of a storm of
-//! identical errors.
+//! Decides which items of an envelope are taken in. It excludes repeats, items over a limit of the project or of every upstream, and
+//! errors beyond the first few of a storm.
 //!
-//! Rule: what depends on an event shares its fate. An envelope of which all is taken costs no allocation here, and its payloads
-//! are read only when storms are watched for.
+//! Rule: items that depend on an event share its fate. An envelope that is taken whole costs no allocation here, and payloads are read
+//! only to detect storms.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::telemetry::metrics::Metrics;
 
 use super::part;
 
-/// What becomes of an item.
+/// The decision on an item.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
     Kept,
@@ -31,17 +31,17 @@ enum Fate {
     Refused(RefusalReason),
 }
 
-/// The items of an envelope, and what becomes of each.
+/// The decisions on the items of an envelope.
 pub(super) struct Sorting<'a> {
     pub(super) envelope: &'a Outline,
-    /// By position; none while all are kept.
+    /// By position; empty while all items are kept.
     fates: Vec<Fate>,
     /// The limits that were reached.
     pub(super) limits: Vec<RateLimit>,
 }
 
 impl<'a> Sorting<'a> {
-    /// All are kept.
+    /// A sorting that keeps all items.
     pub(super) const fn new(envelope: &'a Outline) -> Self {
         Self { envelope, fates: vec![], limits: vec![] }
     }
@@ -57,13 +57,13 @@ impl<'a> Sorting<'a> {
         self.fates[position] = fate;
     }
 
-    /// The items that are kept so far and of which this holds.
+    /// The positions of the items that are kept so far and match.
     fn kept(&self, which: impl Fn(&Item) -> bool) -> Vec<usize> {
         let items = self.envelope.items().iter().enumerate();
         items.filter(|(i, item)| self.fate(*i) == Fate::Kept && which(item)).map(|(i, _)| i).collect()
     }
 
-    /// When all events have this fate, what depends on them has it, too.
+    /// Gives this fate to the items that depend on events, if all events have it. Items that are judged alone keep theirs.
     fn share(&mut self, fate: Fate, is_judged_alone: impl Fn(usize) -> bool) {
         let mut events = (0..).zip(self.envelope.items()).filter(|(_, item)| item.is_event()).peekable();
         if self.fates.is_empty() || events.peek().is_none() || !events.all(|(i, _)| self.fate(i) == fate) {
@@ -76,7 +76,7 @@ impl<'a> Sorting<'a> {
         }
     }
 
-    /// Takes out the items whose keys are known.
+    /// Excludes the items whose keys are repeated.
     pub(super) fn without_repeats(&mut self, keys: &[Option<u128>], repeated: &BTreeSet<u128>) {
         if repeated.is_empty() {
             return;
@@ -87,7 +87,7 @@ impl<'a> Sorting<'a> {
         self.share(Fate::Repeat, |position| keys.get(position).is_some_and(Option::is_some));
     }
 
-    /// The same of what another relay turned out to have taken, which is counted now.
+    /// Excludes and counts the items that another relay turned out to have taken.
     pub(super) fn without_taken(
         &mut self,
         (keys, taken): (&[Option<u128>], &BTreeSet<u128>),
@@ -101,7 +101,7 @@ impl<'a> Sorting<'a> {
         }
     }
 
-    /// Takes out errors that are one too many of the same.
+    /// Excludes errors beyond the limit of a storm.
     pub(super) async fn without_storms(
         &mut self,
         project: &Arc<str>,
@@ -110,7 +110,7 @@ impl<'a> Sorting<'a> {
         now: Timestamp,
     ) {
         for position in self.kept(|item| item.kind == ItemType::Event) {
-            // What cannot be read now is found out where it is kept.
+            // A payload that cannot be read is an error later, when the record is kept.
             let Ok(payload) = part::payload(body, &self.envelope.items()[position]).await else { continue };
             let Some(signature) = storms.signature(project, &payload) else { continue };
             match storms.weather(project, signature, of, now) {
@@ -132,7 +132,7 @@ impl<'a> Sorting<'a> {
         self.share(Fate::Refused(RefusalReason::Collapsed), |_| false);
     }
 
-    /// Takes out what no upstream in use takes now: `until` says of which category an item is limited, and until when.
+    /// Excludes the items that no upstream in use takes now. For such an item `until` returns the limited category and the limit's end.
     pub(super) fn without_unwanted(&mut self, until: impl Fn(&Item) -> Option<(Category, Timestamp)>, now: Timestamp) {
         let fate = Fate::Refused(RefusalReason::UpstreamLimited);
         for is_event in [true, false] {
@@ -146,7 +146,7 @@ impl<'a> Sorting<'a> {
         }
     }
 
-    /// Takes out what is over a limit. Events are asked for first, so that what goes with them takes nothing from its own bucket.
+    /// Excludes the items over a limit. Events are judged first, so that items excluded with them take nothing from their buckets.
     pub(super) fn without_excess(&mut self, buckets: &Buckets, now: Duration) {
         for position in self.kept(Item::is_event) {
             self.take(position, buckets, now);
@@ -165,7 +165,7 @@ impl<'a> Sorting<'a> {
         }
     }
 
-    /// Counts what is not kept.
+    /// Counts the items that are not kept.
     pub(super) fn count(&self, project: &str, metrics: &Metrics) {
         for (fate, item) in self.fates.iter().zip(self.envelope.items()) {
             for (category, quantity) in item.quantities().iter() {
@@ -182,7 +182,7 @@ impl<'a> Sorting<'a> {
         }
     }
 
-    /// What is refused, why, and what is lost with it: the spans of transactions, too.
+    /// The refused items with the reason and the quantities lost, which include the spans of a transaction.
     pub(super) async fn refused(&self, body: &Body) -> Vec<(&'a Item, RefusalReason, Quantities)> {
         let mut refused = Vec::new();
         for (fate, item) in self.fates.iter().zip(self.envelope.items()) {
@@ -197,45 +197,45 @@ impl<'a> Sorting<'a> {
         refused
     }
 
-    /// Whether all are kept.
+    /// Whether all items are kept.
     pub(super) fn is_whole(&self) -> bool {
         self.fates.is_empty()
     }
 
-    /// Whether the item is kept.
+    /// Whether the item at this position is kept.
     pub(super) fn keeps(&self, position: usize) -> bool {
         self.fate(position) == Fate::Kept
     }
 
-    /// The items that are kept.
+    /// The kept items.
     pub(super) fn kept_items(&self) -> impl Iterator<Item = &'a Item> {
         let items = self.envelope.items().iter().enumerate();
         items.filter(|(position, _)| self.keeps(*position)).map(|(_, item)| item)
     }
 
-    /// Whether nothing is kept.
+    /// Whether no item is kept.
     pub(super) fn keeps_nothing(&self) -> bool {
         (0..self.envelope.items().len()).all(|position| !self.keeps(position))
     }
 
-    /// Whether limits took all there was.
+    /// Whether limits refused all items.
     pub(super) fn is_all_limited(&self) -> bool {
         let limits = [RefusalReason::RateLimited, RefusalReason::UpstreamLimited].map(Fate::Refused);
         !self.fates.is_empty() && self.fates.iter().all(|fate| limits.contains(fate))
     }
 
-    /// What the items that are kept count as.
+    /// The quantities of the kept items.
     pub(super) fn quantities(&self) -> Quantities {
         self.envelope.quantities_without_others(|position| self.keeps(position))
     }
 }
 
-/// An upstream's limit as clients are told it.
+/// An upstream's limit as it is told to clients.
 pub(super) fn told(category: Category, until: Timestamp, now: Timestamp) -> RateLimit {
     RateLimit { retry_after: until.since(now), categories: Some(vec![category]) }
 }
 
-/// Counts a request that is no envelope and is not let in.
+/// Counts a refused request that is no envelope.
 pub(super) fn count_refused(project: &str, quantities: &Quantities, why: RefusalReason, metrics: &Metrics) {
     for (category, quantity) in quantities.iter() {
         let labels = [project, category.name(), why.name()];
@@ -243,14 +243,14 @@ pub(super) fn count_refused(project: &str, quantities: &Quantities, why: Refusal
     }
 }
 
-/// Counts a request that came before.
+/// Counts quantities that are repeats.
 pub(super) fn count_repeated(project: &str, quantities: &Quantities, metrics: &Metrics) {
     for (category, quantity) in quantities.iter() {
         metrics.duplicate_items_total.with_label_values(&[project, category.name()]).inc_by(quantity);
     }
 }
 
-/// Adds a limit; of two of one category the longer one counts.
+/// Adds a limit. Of two limits on one category the longer wait counts.
 fn note(limits: &mut Vec<RateLimit>, reached: RateLimit) {
     match limits.iter_mut().find(|limit| limit.categories == reached.categories) {
         Some(limit) => limit.retry_after = limit.retry_after.max(reached.retry_after),

@@ -1,6 +1,6 @@
-//! Requests that are no envelopes and go on as they came: what is refused of them before they are kept.
+//! The checks of requests that are no envelopes and are forwarded unchanged.
 //!
-//! Rule: only what no tracker would take is refused; what a report, a trace or a log says is nobody's business here.
+//! Rule: only a request that no tracker would take is refused. The content of a report, a trace or a log is not looked at.
 
 use std::borrow::Cow;
 
@@ -12,29 +12,29 @@ use crate::protocol::event_id::EventId;
 
 use super::identity::CheckInIdentity;
 
-/// Why such a request is not kept.
+/// Why such a request is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RawError {
-    /// Its path or query cannot be kept: 400.
+    /// The path or the query cannot be kept: 400.
     #[error(transparent)]
     Request(#[from] InvalidRequest),
-    /// It has no body and would say nothing without one: 400.
+    /// The request needs a body and has none: 400.
     #[error("the body is empty: a {0} is expected")]
     Empty(&'static str),
-    /// Its content type is not one of the endpoint's: 415.
+    /// The endpoint does not take the content type: 415.
     #[error("a {what} of content type {found:?} is not understood")]
     ContentType {
-        /// What the endpoint takes.
+        /// The name of what the endpoint takes.
         what: &'static str,
-        /// What the request says.
+        /// The content type of the request.
         found: String,
     },
-    /// It is no check-in: 400.
+    /// The request is no valid check-in: 400.
     #[error("invalid check-in: {0}")]
     CheckIn(String),
 }
 
-/// Whether the endpoint takes this content type; asked before the body is read.
+/// Checks that the endpoint takes this content type, before the body is read.
 pub fn check_content_type(endpoint: Endpoint, content_type: &str) -> Result<(), RawError> {
     if endpoint.takes(content_type) {
         return Ok(());
@@ -42,20 +42,20 @@ pub fn check_content_type(endpoint: Endpoint, content_type: &str) -> Result<(), 
     Err(RawError::ContentType { what: endpoint.what(), found: content_type.chars().take(80).collect() })
 }
 
-/// Whether there is as much in the body as the endpoint needs.
+/// Checks that the body is not empty, if the endpoint needs one.
 pub fn check_presence(endpoint: Endpoint, body: &Body) -> Result<(), RawError> {
     if body.is_empty() && !endpoint.may_be_empty() { Err(RawError::Empty(endpoint.what())) } else { Ok(()) }
 }
 
-/// Whether the query, or the body when that is JSON, is a check-in, of these requests the only ones that are read; and what makes
-/// another request its repeat, if anything does.
+/// Checks that the body, if it is JSON, otherwise the query, is a valid check-in: of these requests only check-ins are read. Returns the
+/// identity that makes another request a repeat; `None` if it has none.
 pub fn check_in(content_type: &str, query: &str, body: &[u8]) -> Result<Option<CheckInIdentity>, RawError> {
     let check_in = if is_json(content_type) { CheckIn::in_json(body) } else { CheckIn::in_query(query) };
     check_in.and_then(CheckIn::validate).map_err(RawError::CheckIn)
 }
 
-/// The fields of a check-in that Relay reads (getsentry/relay, `relay-server/src/endpoints/monitor.rs`). A status that is not
-/// known is one that a newer tracker may know.
+/// The fields of a check-in that Relay reads (getsentry/relay, `relay-server/src/endpoints/monitor.rs`). Any status is accepted, because
+/// a newer tracker may know it.
 #[derive(Deserialize, Default)]
 struct CheckIn<'a> {
     #[serde(borrow, default)]
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_empty_is_refused_by_name() {
+    fn an_empty_body_is_refused_with_the_name_of_the_expected_one() {
         let nothing = Body::from(bytes::Bytes::new());
         let error = check_presence(Endpoint::Security, &nothing).unwrap_err();
         assert_eq!(error.to_string(), "the body is empty: a security report is expected");

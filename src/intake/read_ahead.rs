@@ -1,7 +1,6 @@
-//! The bytes of a form on their way to its parser: a piece at a time, and never far ahead of what came out of it.
+//! Feeds the bytes of a form to its parser, one piece at a time and never far ahead of the output.
 //!
-//! The parser takes whatever is ready, and as much of a field's headers as is sent: without this a form without end would be
-//! held in memory.
+//! The parser reads whatever is ready, and all headers of a field at once. Without this bound it would hold an endless form in memory.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,30 +13,30 @@ use multer::{Field, Multipart};
 
 use super::workshop::{CrashError, Pieces};
 
-/// The most bytes that the parser may hold: headers of fields, and pieces as they come from the network.
+/// The most bytes that the parser may hold before it gets another piece: the headers of a field, and pieces from the network.
 const AHEAD: usize = 1024 * 1024;
 
 /// The stream that the parser reads.
 pub(super) struct Paced {
     pieces: Pieces,
     ahead: Ahead,
-    /// The last one has not been looked at yet.
+    /// Whether a piece was just handed over. The next poll is pending once, so that the parser handles that piece first.
     rests: bool,
 }
 
-/// How far the parser is ahead. Cheap to clone; clones share everything.
+/// The number of bytes that the parser took and did not return yet. Cheap to clone; clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ahead(Arc<AtomicUsize>);
 
 impl Ahead {
-    /// The parser gave so many bytes.
+    /// Records that the parser returned so many bytes of a field.
     pub(super) fn passed(&self, bytes: usize) {
         let less = |ahead: usize| Some(ahead.saturating_sub(bytes));
-        // It changes whatever it finds.
+        // The closure never returns `None`, so the update cannot fail.
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok();
     }
 
-    /// The parser came to the next field.
+    /// Records that the parser reached the next field.
     pub(super) fn catch_up(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
@@ -69,13 +68,13 @@ impl Stream for Paced {
     }
 }
 
-/// The parts of a form, and how far their parser is ahead of who reads them.
+/// The parser of a form, and the count of the bytes that it is ahead.
 pub(super) fn parts(pieces: Pieces, boundary: &str) -> (Multipart<'static>, Ahead) {
     let (stream, ahead) = Paced::new(pieces);
     (Multipart::new(stream, boundary), ahead)
 }
 
-/// The contents of a part.
+/// The content of a field.
 pub(super) fn field_chunks(
     field: Field<'static>,
     ahead: &Ahead,
@@ -84,7 +83,7 @@ pub(super) fn field_chunks(
     field.map_err(broken).inspect_ok(move |chunk| ahead.passed(chunk.len()))
 }
 
-/// What the parser of forms says. What the body said, it hands on.
+/// Converts an error of the parser. An error of the body below it is returned unchanged.
 pub(super) fn broken(error: multer::Error) -> CrashError {
     match error {
         multer::Error::StreamReadFailed(why) => match why.downcast() {

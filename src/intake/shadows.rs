@@ -1,7 +1,7 @@
-//! What the shadows of a project do not get of a submission, by their sections `[upstreams.NAME.shadow]`.
+//! What the shadows of a project do not get of a submission, as their sections `[upstreams.NAME.shadow]` say.
 //!
-//! Rule: decided once, when the submission is taken in, and kept with it. Nothing is looked at when no upstream has such a section,
-//! and a payload only when a transaction is sampled whose trace the envelope's header does not name.
+//! Rule: this is decided once, when the submission is taken in, and kept with it. It costs nothing when no upstream has such a section. A
+//! payload is read only to sample a transaction whose trace is not in the envelope's header.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -23,36 +23,36 @@ use crate::protocol::item::ItemType;
 use super::part;
 use super::police::Sorting;
 
-/// The sections that leave something out, by the upstream's name, and what is used of their caps.
+/// The sections that leave something out, by upstream, and the use of their daily caps.
 #[derive(Debug, Default)]
 pub(super) struct Shadows {
     pub(super) settings: HashMap<Arc<str>, Settings>,
     pub(super) caps: Caps,
 }
 
-/// Who gets a submission.
+/// The recipients of a submission.
 #[derive(Debug, Default)]
 pub(super) struct Recipients {
     pub(super) targets: Vec<TargetId>,
-    /// Those that get nothing of it, and why.
+    /// The upstreams that get nothing of it, and why.
     pub(super) withheld: Vec<(TargetId, DropReason)>,
-    /// What some of `targets` do not get of it.
+    /// The items that some of `targets` do not get.
     pub(super) left_out: Vec<LeftOut>,
 }
 
 impl Shadows {
-    /// Whether nobody is spared anything.
+    /// Whether no upstream has such a section.
     pub(super) fn is_open(&self) -> bool {
         self.settings.is_empty()
     }
 
-    /// Whether an upstream that is no primary never gets items of this type and these categories.
+    /// Whether an upstream that is not the primary never gets items of this type and these categories.
     pub(super) fn never_takes(&self, upstream: &Arc<str>, kind: &ItemType, categories: &Quantities) -> bool {
         self.settings.get(upstream).is_some_and(|settings| settings.never_takes(kind, categories))
     }
 
-    /// Takes out of `to` what is not to get it, notes what is to get a part, and says what that uses up of caps. `of` are the
-    /// upstreams of the project, and which of them is the primary.
+    /// Removes from `to` the shadows that get nothing, notes what others do not get, and returns the use of daily caps. `of` are the
+    /// upstreams of the project, `primary` among them.
     pub(super) async fn spare(
         &self,
         to: &mut Recipients,
@@ -84,7 +84,7 @@ impl Shadows {
     }
 }
 
-/// Adds what is left out for a target, a part for each reason.
+/// Adds the items that are left out for a target, grouped by reason.
 fn note(target: TargetId, out: &[(u16, DropReason)], all: &mut Vec<LeftOut>) {
     for why in DropReason::ALL {
         let items: Vec<u16> = out.iter().filter(|(_, own)| *own == why).map(|(position, _)| *position).collect();
@@ -94,21 +94,21 @@ fn note(target: TargetId, out: &[(u16, DropReason)], all: &mut Vec<LeftOut>) {
     }
 }
 
-/// What a submission is.
+/// The kind of a submission.
 enum What<'a> {
     Envelope(&'a Body, &'a Sorting<'a>),
-    /// What it would be as an item, and what it counts as.
+    /// The item type that a request is treated as, and its quantities.
     Request(ItemType, &'a Quantities),
 }
 
-/// A submission as shadows see it: the items that are kept.
+/// A submission as shadows see it: its kept items.
 pub(super) struct Sight<'a> {
     what: What<'a>,
     identity: Option<Identity>,
 }
 
 impl<'a> Sight<'a> {
-    /// Nothing is looked at yet. `body` is the envelope as it came.
+    /// An envelope, of which nothing is read yet. `body` is the envelope as it came.
     pub(super) const fn new(body: &'a Body, sorting: &'a Sorting<'a>) -> Self {
         Self { what: What::Envelope(body, sorting), identity: None }
     }
@@ -134,7 +134,7 @@ impl<'a> Sight<'a> {
         }
     }
 
-    /// Its trace and its event, when these settings ask for them; one stands in for the other. What has neither is drawn by lot.
+    /// The ids of its trace and its event, if these settings sample it; one replaces the other, and a random id replaces both.
     async fn identity(&mut self, settings: &Settings) -> Identity {
         if let Some(identity) = self.identity {
             return identity;
@@ -157,7 +157,7 @@ impl<'a> Sight<'a> {
     }
 }
 
-/// What a request that is no envelope would be as an item.
+/// The item type that a request that is no envelope is treated as.
 pub(super) fn item_of(quantities: &Quantities) -> ItemType {
     match quantities.iter().next().map(|(category, _)| category) {
         Some(Category::Security) => ItemType::RawSecurity,
@@ -180,7 +180,7 @@ struct Trace<'a> {
     trace_id: Cow<'a, str>,
 }
 
-/// The trace that the envelope's header names ("Dynamic Sampling Context").
+/// The trace id in the envelope's header ("Dynamic Sampling Context").
 fn trace_of_header(line: &[u8]) -> Option<EventId> {
     #[derive(Deserialize)]
     struct Header<'a> {
@@ -190,7 +190,7 @@ fn trace_of_header(line: &[u8]) -> Option<EventId> {
     serde_json::from_slice::<Header<'_>>(line).ok()?.trace.trace_id.parse().ok()
 }
 
-/// The trace that a transaction belongs to ("Trace Context").
+/// The trace id in a transaction ("Trace Context").
 fn trace_of_payload(payload: &[u8]) -> Option<EventId> {
     #[derive(Deserialize)]
     struct Event<'a> {

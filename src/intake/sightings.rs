@@ -1,9 +1,9 @@
-//! Which services send: by the `server_name` or the release of what comes in, for each project.
+//! Which services send events: the values of `server_name` and `release` in the bodies of each project.
 //!
-//! Rule: this searches, it does not parse. Bodies are searched for the two keys wherever they stand: those in memory at once, of
-//! large ones the small items, on a thread of their own. All names are kept, so that one which the report expects later has its
-//! history; expected names have room before any other. A name that found no room is [looked for](names_in) in what the journal
-//! keeps.
+//! Rule: bodies are searched, not parsed. A body in memory is searched at once for the two keys, wherever they are. Of a large body the
+//! small items are searched on a thread of their own. All names are counted, not only those that the report expects, so that a name has
+//! a history when it is expected later. Expected names always have room. For any other name without room, [`names_in`] searches the
+//! records of the journal.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -16,38 +16,38 @@ use crate::journal::evidence::Tally;
 use crate::protocol::item::ItemType;
 use crate::tasks;
 
-/// So much of a large body is searched.
+/// The most bytes of a large body that are searched.
 const LOOK: u64 = 2 << 20;
-/// So many places of each key are looked at.
+/// The most occurrences of each key that are looked at.
 const PLACES: usize = 64;
-/// So many names of a project are kept in an hour, besides those that are expected.
+/// The most names of a project in an hour, apart from expected ones.
 const NAMES: usize = 64;
 /// The longest name, in bytes.
 const LONGEST: usize = 200;
-/// What Sentry's SDKs name a service by (develop.sentry.dev, "Event Payloads").
+/// The keys by which Sentry's SDKs name a service (develop.sentry.dev, "Event Payloads").
 static KEYS: LazyLock<[Finder<'static>; 2]> =
     LazyLock::new(|| [r#""server_name""#, r#""release""#].map(|key| Finder::new(key).into_owned()));
 
-/// The services that were seen since the last time. Cheap to clone; clones share them.
+/// The services seen since the last [`Sightings::take`]. Cheap to clone; clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sightings(Arc<Mutex<Seen>>);
 
 #[derive(Debug, Default)]
 struct Seen {
     expected: Vec<Box<str>>,
-    /// The hour in which these names were seen.
+    /// The hour in which the names were seen.
     hour: u64,
-    /// How often since the last time, by project and name.
+    /// The number of sightings since the last `take`, by project and name.
     counts: BTreeMap<Arc<str>, BTreeMap<Box<str>, u64>>,
 }
 
 impl Sightings {
-    /// Expects these from now on: names, or names with their project as in `shop/api`.
+    /// Expects these services from now on: names, or names behind their project, as in `shop/api`.
     pub(super) fn expect(&self, names: &[Box<str>]) {
         self.lock().expected = names.to_vec();
     }
 
-    /// What was seen since the last time.
+    /// The sightings since the last call.
     pub(super) fn take(&self) -> Vec<Tally> {
         let mut tallies = vec![];
         for (project, names) in &mut self.lock().counts {
@@ -58,7 +58,7 @@ impl Sightings {
         tallies
     }
 
-    /// Looks which service of the project a body comes from.
+    /// Counts the services of the project that a body names.
     pub(super) fn look(&self, project: &Arc<str>, body: &Body, now: Timestamp) {
         match body {
             Body::Memory(bytes) => self.note(project, bytes, now),
@@ -97,7 +97,7 @@ impl Seen {
     }
 }
 
-/// The names of services in a body. Of a large one this reads it.
+/// Calls `found` for each name of a service in a body. Reads the file of a large body.
 pub fn names_in(body: &Body, mut found: impl FnMut(&str)) {
     match body {
         Body::Memory(bytes) => names(bytes, found),
@@ -105,7 +105,7 @@ pub fn names_in(body: &Body, mut found: impl FnMut(&str)) {
     }
 }
 
-/// What is small in a body: its events, and not their attachments. One that cannot be read says nothing.
+/// Calls `look` for the small items of a body, which are its events and not its attachments. Unreadable items are skipped.
 fn small_items(body: &Body, mut look: impl FnMut(&[u8])) {
     let Ok(outline) = body.outline() else { return };
     let mut left = LOOK;
@@ -120,7 +120,7 @@ fn small_items(body: &Body, mut look: impl FnMut(&[u8])) {
     }
 }
 
-/// The names of services, whole, and of a release what stands before its version.
+/// Calls `found` for each name of a service, and for the part of a release before its version.
 fn names(bytes: &[u8], mut found: impl FnMut(&str)) {
     for key in KEYS.iter() {
         for at in key.find_iter(bytes).take(PLACES) {
@@ -133,13 +133,13 @@ fn names(bytes: &[u8], mut found: impl FnMut(&str)) {
     }
 }
 
-/// Whether a name of a project is the one that is expected.
+/// Whether a name of a project is an expected one.
 fn is(expected: &str, project: &str, name: &str) -> bool {
     let of_project = || expected.strip_prefix(project)?.strip_prefix('/');
     expected == name || of_project() == Some(name)
 }
 
-/// The text that follows a key, when it can be a name.
+/// The JSON string after a key, if it can be a name.
 fn name(after: &[u8]) -> Option<&str> {
     let value = after.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start().strip_prefix(b"\"")?;
     let end = value.iter().take(LONGEST + 1).position(|byte| *byte == b'"')?;
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_known_by_its_server_name_or_its_release() {
+    fn a_service_is_recognised_by_its_server_name_or_its_release() {
         let of = |name| Tally::seen("shop", name, 1);
         for (body, names) in [
             (r#"{"server_name":"api"}"#, vec!["api"]),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded_and_what_is_expected_has_room() {
+    fn the_number_of_names_is_bounded_and_expected_names_have_room() {
         let sightings = Sightings::default();
         sightings.expect(&["api".into(), "shop/mailer".into()]);
         for n in 0..3 * NAMES {

@@ -1,4 +1,4 @@
-//! The use case of this relay: take one submission in. Each is decided under one [`View`], and so under exactly one primary.
+//! The use case of this relay: taking in one submission. Each is decided under one [`View`], and so under exactly one primary.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -38,16 +38,16 @@ mod decide;
 mod dividing;
 use decide::{is_check_in, outline, takers};
 
-/// What submissions are decided under; replaced as a whole by a reload.
+/// The configuration under which submissions are decided. A reload replaces it as a whole.
 #[derive(Debug, Default)]
 pub struct View {
     routing: Arc<Routing>,
     keyring: Keyring,
     targets: HashMap<Arc<str>, TargetId>,
     limits: Limits,
-    /// Exchanged when the first browser sends for a project.
+    /// Replaced when the first browser sends for a project.
     limiter: ArcSwap<Limiter>,
-    /// What storms are, for the projects that watch for them.
+    /// The settings of storms, for the projects that limit them.
     storms: HashMap<Arc<str>, storm::Settings>,
     shadows: Shadows,
 }
@@ -58,17 +58,17 @@ impl View {
     }
 }
 
-/// How a request got in.
+/// How a request is authenticated.
 #[derive(Clone, Debug)]
 pub enum Entrance {
     /// By its own credentials.
     Request {
-        /// The project they belong to, as it was known then.
+        /// Their project, as it was configured then.
         project: Arc<Project>,
         /// `sentry_client`, as sent.
         client: Option<String>,
     },
-    /// Not yet: the envelope's `dsn` decides. The project id in the path must agree with it.
+    /// Not yet: the envelope's `dsn` decides. It must agree with the project id in the path.
     Envelope {
         /// The project id in the path.
         id: Option<Box<str>>,
@@ -76,7 +76,7 @@ pub enum Entrance {
 }
 
 impl Entrance {
-    /// The name of the project, when it is known already.
+    /// The name of the project; `None` while it is unknown.
     pub fn project(&self) -> Option<&Arc<str>> {
         match self {
             Self::Request { project, .. } => Some(&project.name),
@@ -85,35 +85,35 @@ impl Entrance {
     }
 }
 
-/// What the client is told of a submission that was taken in.
+/// The answer to the client of a submission that was taken in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Receipt {
     /// The event id of the envelope header.
     pub event_id: Option<EventId>,
-    /// The project it was taken in for.
+    /// The project that it was taken in for.
     pub project: Arc<str>,
-    /// The limits that took some of it.
+    /// The limits that refused some of its items.
     pub limits: Vec<RateLimit>,
 }
 
-/// Why a submission was not taken in.
+/// Why a submission was refused.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Refusal {
-    /// It may not, or does not say who it is.
+    /// Its project or key is wrong or missing.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// It is no envelope, or too large a one.
+    /// It is no valid envelope, or too large.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
-    /// All of it is over limits, of its project here or of every upstream in use.
+    /// All of its items are over limits of the project or of every upstream in use.
     #[error("more was sent than may be: see the limits")]
     Limited(Vec<RateLimit>),
-    /// It could not be kept.
+    /// The journal could not keep it.
     #[error(transparent)]
     Journal(#[from] JournalError),
 }
 
-/// The way in. Cheap to clone; clones share everything.
+/// Takes in submissions. Cheap to clone; clones share everything.
 #[derive(Clone, Debug)]
 pub struct Intake {
     view: Arc<ArcSwap<View>>,
@@ -131,7 +131,7 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// A way in that knows no project yet, with the keys under which repeats are recognised.
+    /// An intake without projects. `keys` makes the keys by which `dedup` recognises repeats.
     pub fn new(
         journal: Arc<dyn Journal>,
         (dedup, keys): (Dedup, Keys),
@@ -145,8 +145,8 @@ impl Intake {
         Self { view, journal, dedup, keys, storms, cooldowns, caps, clock, metrics, sightings, browsers, shed }
     }
 
-    /// From now on submissions are decided under this routing, with the journal's target of each upstream, these limits, and what
-    /// `shadows` are spared; those under way keep theirs. What was spent of limits and caps stays spent.
+    /// Decides submissions from now on under this routing, with the journal's target of each upstream, these limits, and the settings of
+    /// `shadows`. Submissions under way keep the earlier ones. The use of limits and caps is kept.
     pub fn configure(
         &self,
         routing: Arc<Routing>,
@@ -164,7 +164,7 @@ impl Intake {
         self.view.store(Arc::new(View { routing, keyring, targets, limits, limiter, storms, shadows }));
     }
 
-    /// What is used of the daily caps of shadows.
+    /// The use of the daily caps of shadows.
     pub fn caps(&self) -> &Caps {
         &self.caps
     }
@@ -179,17 +179,17 @@ impl Intake {
         &self.storms
     }
 
-    /// From now on these services have room before any other among those that are seen.
+    /// Gives these services room before any other from now on.
     pub fn expect(&self, services: &[Box<str>]) {
         self.sightings.expect(services);
     }
 
-    /// The services that were seen since the last time.
+    /// The services that were seen since the last call.
     pub fn sightings(&self) -> Vec<Tally> {
         self.sightings.take()
     }
 
-    /// Hands to the journal what was shed since the last time, for upstreams to be told of it.
+    /// Hands the losses since the last call to the journal, which reports them to upstreams.
     pub async fn keep_losses(&self) {
         let losses = self.shed.take();
         if losses.is_empty() {
@@ -201,7 +201,7 @@ impl Intake {
         }
     }
 
-    /// Who gets what now.
+    /// The current routing.
     pub fn routing(&self) -> Arc<Routing> {
         Arc::clone(&self.view.load().routing)
     }
@@ -211,7 +211,7 @@ impl Intake {
         self.view.load().keyring.knows_key(key)
     }
 
-    /// Lets a request in by its credentials, before its body is looked at.
+    /// Authenticates a request by its credentials, before its body is read.
     pub fn authenticate(
         &self,
         id: Option<&str>,
@@ -226,12 +226,12 @@ impl Intake {
         }
     }
 
-    /// The journal that submissions go to.
+    /// The journal that keeps submissions.
     pub fn journal(&self) -> &Arc<dyn Journal> {
         &self.journal
     }
 
-    /// Takes in one decoded envelope. Returns when it is durable.
+    /// Takes in one decoded envelope. Returns once it is durable.
     pub async fn submit(&self, entrance: Entrance, mut client: Client, body: Body) -> Result<Receipt, Refusal> {
         let envelope = outline(&body).await?;
         let view = self.view.load_full();
@@ -255,7 +255,7 @@ impl Intake {
         }
         let limits = std::mem::take(&mut sorting.limits);
         let receipt = Receipt { event_id: envelope.event_id(), project: Arc::clone(&project.name), limits };
-        // Once; again without what another relay takes meanwhile.
+        // One round, and another for each time that other relays turn out to have taken some of the items.
         while !sorting.keeps_nothing() {
             let (to, spent) = self.recipients(&view, &project, Sight::new(&body, &sorting), now).await;
             let Recipients { targets, withheld, left_out } = to;
@@ -289,7 +289,7 @@ impl Intake {
                 Err(JournalError::Repeated(taken)) => {
                     taken.iter().for_each(|key| self.dedup.remember(*key, now));
                     let (again, mut repeated) = self.reserve(&keys, now).await;
-                    // A window of no length remembers none.
+                    // A window of length zero remembers no key.
                     repeated.extend(taken);
                     fresh = again;
                     sorting.without_taken((&keys, &repeated), &project.name, &self.metrics);
@@ -300,8 +300,8 @@ impl Intake {
         Ok(receipt)
     }
 
-    /// Takes in a request that is no envelope: `client.request` says what it asked for, `identity` what makes another one its
-    /// repeat, if anything does. Returns when it is durable.
+    /// Takes in a request that is no envelope. `client.request` is the request; `identity` is what makes another one its repeat.
+    /// Returns once it is durable.
     pub async fn submit_raw(
         &self,
         entrance: Entrance,
@@ -327,7 +327,7 @@ impl Intake {
             police::count_refused(&project.name, &quantities, why, &self.metrics);
             let of = takers(&view, &project, &shadows::item_of(&quantities), &quantities);
             self.shed(&view, &project, &of, (why, &quantities));
-            // A check-in by URL is answered as ever ("Crons", its rate limits are not told to clients).
+            // The answer to a check-in by URL does not change ("Crons": clients are not told of its rate limits).
             return if is_check_in(&quantities) { Ok(receipt) } else { Err(Refusal::Limited(vec![limit])) };
         }
         let (to, spent) = self.recipients(&view, &project, Sight::of_request(&quantities), accepted_at).await;
@@ -356,7 +356,7 @@ impl Intake {
         Ok(receipt)
     }
 
-    /// Hands a submission to the journal, with the reservations it rests on and what it uses up of caps.
+    /// Appends a submission to the journal, and makes its reservations and its use of caps final.
     async fn keep(
         &self,
         submission: Submission,
@@ -364,9 +364,9 @@ impl Intake {
         spent: Option<Spent>,
     ) -> Result<(), JournalError> {
         let (journal, now) = (Arc::clone(&self.journal), submission.accepted_at);
-        // A client that leaves now would otherwise release ids that the journal is about to hold.
+        // If the client left and dropped this future, ids would be released that the journal is about to hold.
         let kept = tasks::to_its_end(async move {
-            // On failure the reservations are dropped, which releases them, and what was spent is given back.
+            // On failure, dropping the reservations releases them, and dropping `spent` gives it back.
             journal.append(submission).await?;
             if let Some(spent) = spent {
                 spent.keep();
@@ -377,10 +377,10 @@ impl Intake {
         kept.await
     }
 
-    /// Reserves the keys of an envelope's items; returns those that are ours now, and the keys that are repeats.
+    /// Reserves the keys of an envelope's items; returns the reservations, and the keys that are repeats.
     async fn reserve(&self, keys: &[Option<u128>], now: Timestamp) -> (Vec<Reservation>, BTreeSet<u128>) {
         let (mut fresh, mut repeated) = (Vec::new(), BTreeSet::new());
-        // In one order everywhere, so that two envelopes with the same keys cannot wait for each other.
+        // Keys are reserved in one order everywhere, so that two envelopes with the same keys cannot wait for each other.
         for key in keys.iter().flatten().copied().collect::<BTreeSet<_>>() {
             loop {
                 match self.dedup.reserve(key, now) {

@@ -1,8 +1,8 @@
-//! Turns at decoding what is large: a decompressor may take a window of many MiB, so few are at work at once.
+//! Turns at decoding large bodies: a decompressor may need a window of many MiB, so only a few run at once.
 //!
-//! Rules: a turn lasts until the thread that decodes has ended, also when nobody waits for it any more. A turn is waited for longer than
-//! room: whoever is refused loses what was sent. Owners are served in turn: of each no more than one stands in the line of all, and its
-//! others wait behind that one.
+//! Rules: a turn lasts until the thread that decodes has ended, even if its caller is gone. The wait for a turn is longer than that for
+//! room, because a client that is refused loses its body. Owners are served in turn: each has at most one place in the common line, and
+//! its other bodies wait behind that one.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,22 +14,22 @@ use tokio::time::timeout;
 
 use crate::tasks;
 
-/// How many there are.
+/// The number of turns.
 const DECODERS: usize = 2;
 /// How long a body waits for others to be decoded.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Who takes of something that all share.
+/// The owner of a share in a common resource.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Owner {
-    /// The project that a body is for.
+    /// The project of a body.
     Project(Arc<str>),
-    /// The client that it is from, where only the body says for which project it is.
+    /// The client of a body, while only the body can tell the project.
     Client(IpAddr),
 }
 
 impl Owner {
-    /// The project, where it is known.
+    /// The project; `None` for a client.
     pub fn project(&self) -> Option<Arc<str>> {
         match self {
             Self::Project(project) => Some(Arc::clone(project)),
@@ -42,13 +42,13 @@ impl Owner {
 #[derive(Clone, Debug)]
 pub struct Turns {
     line: Arc<Semaphore>,
-    /// Held by whoever stands in the line for an owner. Those of the only project are nobody's in particular.
+    /// The place of each owner in the line; the bodies of a single project have no owner.
     places: Arc<std::sync::Mutex<Places>>,
 }
 
 type Places = HashMap<Option<Owner>, Weak<Mutex<()>>>;
 
-/// A turn, over when the last clone is dropped.
+/// A turn; it ends when its last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Turn {
     _permit: Arc<OwnedSemaphorePermit>,
@@ -61,7 +61,7 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Waits for a turn; `None` when there is none in time.
+    /// Waits for a turn; `None` if none comes within [`PATIENCE`].
     pub async fn take(&self, owner: Option<Owner>) -> Option<Turn> {
         let place = self.place(owner);
         let waiting = async {
@@ -85,7 +85,7 @@ impl Turns {
 }
 
 impl Turn {
-    /// Does the work on a thread of its own, which keeps the turn.
+    /// Runs the work on a thread of its own, and keeps the turn until it ends.
     pub(super) async fn run<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> T {
         tasks::blocking(move || {
             let _turn = self;
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_for_a_turn_for_ever_and_one_lasts_as_long_as_its_last_clone() {
+    async fn a_turn_is_waited_for_until_a_deadline_and_lasts_until_its_last_clone() {
         let turns = Turns::default();
         let (first, second) = (turns.take(None).await.unwrap(), turns.take(None).await.unwrap());
         let at_work = first.clone();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn owners_are_served_in_turn_however_many_bodies_one_of_them_sends() {
+    async fn owners_are_served_in_turn_however_many_bodies_one_sends() {
         let turns = Turns::default();
         let mut at_work = vec![turns.take(of("web")).await.unwrap(), turns.take(of("web")).await.unwrap()];
         let client = Some(Owner::Client([203, 0, 113, 7].into()));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_turn_lasts_until_its_work_is_done_although_nobody_waits_for_that() {
+    async fn a_turn_lasts_until_its_work_ends_even_if_its_caller_is_gone() {
         let turns = Turns::default();
         let (begin, begun) = mpsc::channel();
         let (tell, told) = mpsc::channel::<()>();

@@ -1,6 +1,6 @@
-//! Encoded bodies of any size, decoded from where they are to where they belong: piece by piece, on a thread of their own.
+//! Decodes bodies of any size in pieces, on a thread of its own, from one body to another.
 //!
-//! The size is learnt first, by decoding into nothing: a bomb costs time, within the limit, and neither memory nor disk.
+//! The body is first decoded without keeping the text, to learn its size. A bomb costs time within the limit, and neither memory nor disk.
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -12,13 +12,13 @@ use crate::journal::body::Body;
 use super::decode::{self, DecodeError, Encoding};
 use super::turns::Turn;
 
-/// Pieces between who decodes and who writes.
+/// The number of decoded pieces that may wait to be written.
 const PIECES: usize = 2;
 
 /// Why a body was not decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// It is not what it should be, or too large.
+    /// It is invalid or too large.
     #[error(transparent)]
     Decode(#[from] DecodeError),
     /// It could not be read or kept.
@@ -26,14 +26,14 @@ pub enum UnpackError {
     Journal(#[from] JournalError),
 }
 
-/// An encoded body whose turn it is.
+/// An encoded body that has its turn.
 #[derive(Clone, Debug)]
 pub struct Packed {
-    /// As it came.
+    /// The body as it came.
     pub body: Body,
-    /// What is to be undone, in this order.
+    /// The encodings, in the order of decoding.
     pub encodings: Vec<Encoding>,
-    /// The most bytes that each of them may yield.
+    /// The most bytes that each encoding may yield.
     pub limit: u64,
     /// Its turn.
     pub turn: Turn,
@@ -46,12 +46,12 @@ impl Packed {
         turn.run(move || Ok(decode::size(body.reader().map_err(unreadable)?, &encodings, limit)?)).await
     }
 
-    /// Decodes a body of that size into `writer`.
+    /// Decodes a body of this decoded size into `writer`.
     pub async fn unpack(self, size: u64, mut writer: BodyWriter) -> Result<Body, UnpackError> {
         let (tell, mut told) = mpsc::channel::<Bytes>(PIECES);
         let Self { body, encodings, limit, turn } = self;
         let decoding = turn.run(move || {
-            // Whoever writes may have given up, and says why.
+            // A writer that has failed returns its own error.
             let hand_over = |piece| tell.blocking_send(piece).is_ok();
             let packed = body.reader().map_err(unreadable)?;
             decode::pieces(packed, &encodings, limit, size, hand_over).map_err(UnpackError::from)

@@ -1,4 +1,4 @@
-//! What everything needs that makes envelopes of crash reports: where files go, the pieces they come in, what can go wrong.
+//! The common parts of making envelopes from crash reports: the journal for files, the pieces of a body, the errors.
 
 use std::error::Error;
 use std::io;
@@ -22,31 +22,31 @@ pub type Pieces = BoxStream<'static, Result<Bytes, Box<dyn Error + Send + Sync>>
 /// Why a request cannot be made into an envelope.
 #[derive(Debug, thiserror::Error)]
 pub enum CrashError {
-    /// It cannot be kept: 503.
+    /// The envelope cannot be kept: 503.
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// The envelope would hold more than it may: 413.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
-    /// The body did not come to its end: whoever gave it knows why.
+    /// The body broke off. Its source knows why.
     #[error("the body broke off")]
     Body(Box<dyn Error + Send + Sync>),
-    /// It is no form: 400.
+    /// The body is no form: 400.
     #[error("the body is no multipart form: {0}")]
     Multipart(String),
-    /// There is nothing in it: 400.
+    /// The body lacks what is expected: 400.
     #[error("the body is empty: {0} expected")]
     Empty(&'static str),
-    /// What is there as a minidump is none: 400.
+    /// The file in the minidump's field is no minidump: 400.
     #[error("the file in {MINIDUMP} is no minidump: it begins with neither MDMP nor PMDM")]
     NoMinidump,
     /// A compressed minidump cannot be unpacked: 400.
     #[error("the compressed minidump cannot be unpacked: {0}")]
     Container(io::Error),
-    /// Too many others are being unpacked: 503.
+    /// Too many other bodies are being unpacked: 503.
     #[error("too many compressed bodies are being unpacked")]
     Overloaded,
-    /// Something of it is too large: 413.
+    /// Part of the body is too large: 413.
     #[error("{what} has more than {limit} bytes, its limit")]
     TooLarge {
         /// What is too large.
@@ -56,19 +56,19 @@ pub enum CrashError {
     },
 }
 
-/// Where files go, and how many are unpacked at once.
+/// Where files are kept, and the turns at unpacking them.
 #[derive(Clone, Debug)]
 pub struct Workshop {
-    /// The journal beside which large files lie.
+    /// The journal that keeps large bodies.
     pub journal: Arc<dyn Journal>,
-    /// Whose they are; of the only project, nobody's in particular.
+    /// The owner of the bodies; `None` with a single project.
     pub owner: Option<Owner>,
-    /// One for each that is unpacked.
+    /// The turns; each file that is unpacked takes one.
     pub turns: Turns,
 }
 
 impl Workshop {
-    /// A body that is being made.
+    /// A new body.
     pub(super) fn body(&self) -> BodyWriter {
         BodyWriter::new(Arc::clone(&self.journal), self.owner.as_ref().and_then(Owner::project))
     }

@@ -1,18 +1,18 @@
-//! The text between two encodings, as much of it as a body may have.
+//! The text between two encodings, up to the limit of a body.
 //!
-//! Rule: what is too much is an error as soon as it is seen: of what is larger than the limit, no more than a buffer is decoded beyond it.
+//! Rule: a text over the limit is an error as soon as it is seen. At most one buffer beyond the limit is decoded.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
 
-/// Reads what another encoding yields.
+/// Reads the output of another encoding.
 pub(super) struct Between<R> {
     inner: R,
-    /// How many bytes may still come.
+    /// The bytes that may still come.
     left: u64,
 }
 
-/// There is more than the limit. Whoever decodes what comes of it passes this on as it is.
+/// The text is larger than the limit. The outer decompressors return this error unchanged.
 #[derive(Debug)]
 pub(super) struct Beyond;
 
@@ -58,7 +58,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts what is asked of it.
+    /// Counts the bytes that are read from it.
     struct Counted<'a> {
         text: &'a [u8],
         taken: usize,
@@ -74,7 +74,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_more_than_the_limit_comes_through_and_no_more_than_a_buffer_beyond_it_is_decoded(
+        fn no_text_beyond_the_limit_passes_and_at_most_a_buffer_of_it_is_decoded(
             length in 0_usize..2000,
             limit in 0_usize..2000,
             buffer in 1_usize..200,

@@ -1,4 +1,4 @@
-//! Files that were compressed before they were sent, recognised by their first bytes. Bounded in memory whatever comes in.
+//! Files that were compressed before they were sent, detected by their first bytes. Memory is bounded whatever the file is.
 
 use std::io::{self, BufRead, Read};
 
@@ -9,10 +9,10 @@ use liblzma::stream::{CONCATENATED, Stream};
 
 use super::ZSTD_WINDOW_LOG_MAX;
 
-/// How many bytes tell a container from anything else.
+/// The number of bytes needed to detect a container.
 pub const MAGIC: usize = 6;
-/// What unpacking xz may take: its presets up to the seventh do with it. The dictionaries of the eighth and ninth, 32 MiB and
-/// 64 MiB, are of no use to a minidump.
+/// The memory limit of xz: enough for its presets up to the seventh. The dictionaries of the eighth and ninth, 32 MiB and 64 MiB, are of
+/// no use to a minidump.
 const XZ_MEMORY: u64 = 24 * 1024 * 1024;
 
 /// How a file was compressed.
@@ -29,7 +29,7 @@ pub enum Container {
 }
 
 impl Container {
-    /// What begins like this (getsentry/relay, `relay-server/src/endpoints/minidump.rs`).
+    /// The container of a file with these first bytes (getsentry/relay, `relay-server/src/endpoints/minidump.rs`).
     pub fn recognise(first: &[u8]) -> Option<Self> {
         let containers: [(&[u8], Self); 4] = [
             (b"\x1f\x8b", Self::Gzip),
@@ -40,7 +40,7 @@ impl Container {
         containers.into_iter().find_map(|(magic, container)| first.starts_with(magic).then_some(container))
     }
 
-    /// What is inside. Whoever reads it bounds how much that may be.
+    /// A reader of the content. The caller limits its size.
     pub fn open(self, packed: Box<dyn BufRead + Send>) -> io::Result<Box<dyn Read + Send>> {
         Ok(match self {
             Self::Gzip => Box::new(MultiGzDecoder::new(packed)),
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn each_container_is_recognised_and_unpacked() {
+    fn each_container_is_detected_and_unpacked() {
         let text = &b"MDMP and more".repeat(1000)[..];
         let mut gzip = vec![];
         flate2::bufread::GzEncoder::new(text, flate2::Compression::default()).read_to_end(&mut gzip).unwrap();
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_wants_too_much_memory_or_is_broken_is_refused() {
+    fn a_file_that_needs_too_much_memory_or_is_broken_is_refused() {
         assert!(unpacked(xz(b"MDMP", 9)).is_err(), "a dictionary of 64 MiB");
         let mut cut = xz(&b"MDMP".repeat(1000), 6);
         cut.truncate(cut.len() / 2);

@@ -1,6 +1,6 @@
-//! What of a submission is let in under a [`View`], and who gets it.
+//! Which items of a submission are let in under a [`View`], and which upstreams get them.
 //!
-//! Rule: upstreams are not asked. What they limit is what they told, and who is a shadow says the view.
+//! Rule: no upstream is asked. Their limits are the ones they have told, and the view says which upstreams are shadows.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::intake::police::{self, Sorting};
 use crate::intake::shadows::{self, Recipients, Sight};
 
 impl Intake {
-    /// Brings the limits of browsers to a project when the first of them sends for it. A page says where it is from, a server does not.
+    /// Puts the limits for browsers in force when the first browser sends for a project. A page names its origin; a server does not.
     pub(super) fn look_for_browser(&self, view: &View, project: &Arc<str>, client: &Client) {
         if client.origin.is_none() || !view.limiter.load().awaits_browsers(project) {
             return;
@@ -34,7 +34,7 @@ impl Intake {
         });
     }
 
-    /// Why a request that is no envelope is not let in now, and for how long.
+    /// Why a request that is no envelope is refused now, and for how long; `None` if it is let in.
     pub(super) fn limits_on(
         &self,
         view: &View,
@@ -42,7 +42,7 @@ impl Intake {
         quantities: &Quantities,
     ) -> Option<(RefusalReason, RateLimit)> {
         let (name, now) = (&project.name, self.clock.now());
-        // Who sends check-ins by URL is told of no limit and sends on: they wait for the upstreams.
+        // Clients of check-ins by URL are told of no limit and go on sending. Their check-ins wait for the upstreams.
         if !self.cooldowns.is_clear(name) && !is_check_in(quantities) {
             let kind = shadows::item_of(quantities);
             if let Some((category, until)) = self.wanted_from(view, project, &kind, quantities, now) {
@@ -54,8 +54,8 @@ impl Intake {
         taken.err().map(|reached| (RefusalReason::RateLimited, reached.told()))
     }
 
-    /// From when on one of the upstreams that would get such an item takes it again, and which category holds it up until then;
-    /// `None` when one takes it now.
+    /// The limit that keeps such an item from every upstream that would get it: the category, and when the first upstream takes it again.
+    /// `None` when an upstream takes it now.
     fn wanted_from(
         &self,
         view: &View,
@@ -67,7 +67,7 @@ impl Intake {
         self.cooldowns.until(&takers(view, project, kind, categories), &project.name, categories, now)
     }
 
-    /// Sorts out what limits and storms do not let in, and counts what is not taken.
+    /// Excludes the items that limits and storms refuse, and counts all items that are not taken in.
     pub(super) async fn police(
         &self,
         view: &View,
@@ -97,7 +97,7 @@ impl Intake {
         }
     }
 
-    /// Counts what is not let in as lost for these upstreams.
+    /// Counts refused quantities as lost for these upstreams.
     pub(super) fn shed(
         &self,
         view: &View,
@@ -109,7 +109,7 @@ impl Intake {
         self.shed.add(&targets, &project.name, why.reported_as(), lost);
     }
 
-    /// Who gets it, and what that uses up of daily caps.
+    /// The recipients, and what the submission uses of daily caps.
     pub(super) async fn recipients(
         &self,
         view: &View,
@@ -135,14 +135,14 @@ pub(super) fn is_check_in(quantities: &Quantities) -> bool {
     quantities.iter().any(|(category, _)| category == Category::Monitor)
 }
 
-/// The upstreams that would get such an item, as far as its kind and its categories tell.
+/// The upstreams that would get such an item, as far as its type and its categories decide that.
 pub(super) fn takers(view: &View, project: &Project, kind: &ItemType, categories: &Quantities) -> Vec<Arc<str>> {
     let (primary, mut upstreams) = (view.routing.primary_of(project), view.routing.route(project).deliver);
     upstreams.retain(|upstream| upstream == primary || !view.shadows.never_takes(upstream, kind, categories));
     upstreams
 }
 
-/// What the envelope is made of, read on a thread of its own when it is a large one.
+/// The outline of the envelope. A large one is read on a thread of its own.
 pub(super) async fn outline(body: &Body) -> Result<Outline, Refusal> {
     let read = match body {
         Body::Memory(_) => body.outline(),
