@@ -1,6 +1,6 @@
-//! How each kind of receiver wants a message: its documented payload, and what its text must not hold.
+//! The message for each kind of receiver: the payload that it documents, with nothing in the text that it would interpret.
 //!
-//! Texts hold words of upstreams and of clients. No receiver may take them for a mention of people, for markup, or for more lines.
+//! Texts hold words of upstreams and clients. No receiver may take them for a mention of people, for markup, or for further lines.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -21,16 +21,16 @@ pub enum Format {
     Telegram,
     /// A topic of ntfy, <https://docs.ntfy.sh/publish/>.
     Ntfy,
-    /// JSON of our own: `text` and the single `notices`.
+    /// The relay's own JSON: `text`, and each of the `notices`.
     Json,
 }
 
-/// What is posted.
+/// The request to post.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
     /// The value of `Content-Type`.
     pub content_type: &'static str,
-    /// Further headers.
+    /// The other headers.
     pub headers: Vec<(&'static str, &'static str)>,
     /// The body.
     pub body: String,
@@ -38,11 +38,11 @@ pub struct Payload {
 
 /// The longest line of a notice, in characters.
 const LINE: usize = 300;
-/// The longest text, in characters: Discord takes 2,000, and the others more.
+/// The longest text, in characters: Discord takes 2,000, the others more.
 const TEXT: usize = 1_900;
 
 impl Format {
-    /// As it is written in the configuration.
+    /// The name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Slack => "slack",
@@ -54,7 +54,7 @@ impl Format {
         }
     }
 
-    /// What a host is known for.
+    /// The format of a well-known host; [`Format::Json`] for any other.
     pub fn of_host(host: &str) -> Self {
         match host {
             "hooks.slack.com" => Self::Slack,
@@ -65,7 +65,7 @@ impl Format {
         }
     }
 
-    /// The message about these notices.
+    /// The message about these notices. `chat` is the chat of a Telegram bot.
     pub fn payload(self, notices: &[Notice], chat: Option<&str>) -> Payload {
         let text = text(notices);
         let body = match self {
@@ -82,14 +82,14 @@ impl Format {
     }
 }
 
-/// A topic takes the text itself, and its urgency in headers.
+/// ntfy takes the plain text as the body, and the priority in a header.
 fn ntfy(text: String, notices: &[Notice]) -> Payload {
     let is_urgent = notices.iter().any(|notice| notice.phase == Phase::Began);
     let headers = vec![("Title", "Switchyard"), ("Priority", if is_urgent { "high" } else { "default" })];
     Payload { content_type: "text/plain; charset=utf-8", headers, body: text }
 }
 
-/// A line for each notice, the first as much as fits.
+/// One line for each notice, as many as fit.
 fn text(notices: &[Notice]) -> String {
     let mut text = String::new();
     for (n, notice) in notices.iter().enumerate() {
@@ -122,12 +122,12 @@ fn without_markup(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// Mattermost takes `@channel` for a mention wherever it stands: a space that nobody sees keeps it from that.
+/// Mattermost reads `@channel` as a mention wherever it stands. A zero-width space prevents that.
 fn without_mentions(text: &str) -> String {
     text.replace('@', "@\u{200b}")
 }
 
-/// Both make links and pictures of `[words](address)`: an upstream's words must not show one address and lead to another.
+/// Mattermost and Discord make links and images of `[words](address)`. An upstream's words must not show one address and link to another.
 fn without_links(text: &str) -> String {
     text.replace("](", "]\u{200b}(")
 }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn each_format_is_what_its_service_documents() {
+    fn each_format_is_as_its_service_documents_it() {
         let text = "[PROBLEM] glitchtip is down";
         assert_eq!(body(Format::Slack, "glitchtip is down"), json!({ "text": text }));
         assert_eq!(body(Format::Mattermost, "glitchtip is down"), json!({ "text": text }));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_others_are_no_markup_no_mention_and_no_further_line() {
+    fn foreign_text_becomes_no_markup_no_mention_and_no_further_line() {
         assert_eq!(body(Format::Slack, "<!channel> & co")["text"], "[PROBLEM] &lt;!channel&gt; &amp; co");
         assert!(!body(Format::Mattermost, "@channel")["text"].as_str().unwrap().contains("@channel"));
         for (format, field) in [(Format::Mattermost, "text"), (Format::Discord, "content")] {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_never_longer_than_receivers_take() {
+    fn a_message_is_never_longer_than_a_receiver_takes() {
         let notices = vec![notice(Phase::Began, &"é".repeat(5000)); 50];
         let payload = Format::Discord.payload(&notices, None);
         let body: Value = serde_json::from_str(&payload.body).unwrap();

@@ -1,8 +1,8 @@
-//! A word to an operator when something breaks, without Prometheus: signs of the status become messages to webhooks.
+//! Notifies an operator when something breaks, without Prometheus: signs in the status become messages to webhooks.
 //!
-//! [`signs`] reads them off the status, [`crate::policy::incidents`] decides what is told, [`mod@format`] writes it as a receiver wants
-//! it, [`receiver`] sends it. Nothing of this is on the way of an envelope. A receiver's address is a secret: services like Slack put
-//! the right to post into it.
+//! [`signs`] finds the signs in the status, [`crate::policy::incidents`] decides which to report, [`mod@format`] writes the message for
+//! the receiver, and [`receiver`] sends it. None of this is on the path of an envelope. A receiver's address is a secret: services such
+//! as Slack put the right to post into it.
 
 pub mod format;
 pub mod receiver;

@@ -1,4 +1,4 @@
-//! Sends messages to one receiver: at most one in a while, again when it failed, and never more kept than a bound.
+//! Sends one message to a receiver.
 
 use std::time::Duration;
 
@@ -14,22 +14,22 @@ use super::Settings;
 /// How long a receiver may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Why a message did not get through. Says nothing of the address but its host.
+/// Why a message did not get through. Of the address only the host may be in it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SendError {
-    /// The address is none.
+    /// The address is invalid.
     #[error("its url is no address: write one as in https://hooks.example.org/…")]
     Address,
-    /// It cannot be reached, or does not answer.
+    /// The receiver cannot be reached, or does not answer.
     #[error("{0}")]
     Network(String),
-    /// It answered something else than 2xx.
+    /// The receiver answered with a status other than 2xx.
     #[error("it answered {0}")]
     Status(StatusCode),
 }
 
 impl SendError {
-    /// Whether it may go well later.
+    /// Whether a later attempt may succeed.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Address => false,
@@ -39,16 +39,16 @@ impl SendError {
     }
 }
 
-/// Sends to all receivers. It follows no redirect: what is posted holds words that are meant for nobody else.
+/// Sends to all receivers. It follows no redirects: the text is meant for the receiver alone.
 #[derive(Clone, Debug)]
 pub struct Sender(Client);
 
 impl Sender {
-    /// One that trusts whom the deliveries trust, and heeds the environment's proxies.
+    /// A sender with the trust of deliveries and the proxies of the environment.
     ///
     /// # Errors
     ///
-    /// When the TLS library does not start.
+    /// When TLS cannot be set up.
     pub fn new() -> Result<Self, SendError> {
         let builder = Client::builder().redirect(Policy::none()).referer(false).timeout(PATIENCE);
         let client = builder.pool_max_idle_per_host(0).tls_backend_preconfigured(tls::config()).build();
@@ -73,7 +73,7 @@ impl Sender {
     }
 }
 
-/// The notice of a test.
+/// The notice that a test sends.
 pub fn test_notice(now: Timestamp) -> Notice {
     let text = "this is a test of `switchyard notify test`: messages get through".to_owned();
     Notice { event: Event::Test, subject: String::new(), phase: Phase::Happened, text, at: now }

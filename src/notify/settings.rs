@@ -12,21 +12,21 @@ use super::format::Format;
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Where messages are posted to.
+    /// The address that messages are posted to.
     pub url: Secret,
-    /// How it wants them; absent, what its host is known for, else JSON of our own.
+    /// The format of messages; `None` for the one its host is known for, or else the relay's own JSON.
     #[serde(default)]
     pub format: Option<Format>,
-    /// What it is told; absent, everything.
+    /// The events to report; all of them by default.
     #[serde(default = "everything")]
     pub events: Vec<Event>,
     /// The chat of a Telegram bot.
     #[serde(default)]
     pub chat: Option<String>,
-    /// How long something must last before it is told, and be over before that is.
+    /// How long an event must last before it is reported, and how long it must be over before its end is.
     #[serde(default = "after")]
     pub after: Period,
-    /// The shortest time between two messages; what happens in between is told in one.
+    /// The shortest time between two messages. The events in between are reported in one message.
     #[serde(default = "every")]
     pub every: Period,
 }
@@ -44,23 +44,23 @@ const fn every() -> Period {
 }
 
 impl Settings {
-    /// The format that is written, or the one its host is known for.
+    /// The configured format, or the one that the host is known for.
     pub fn format(&self) -> Format {
         self.format.unwrap_or_else(|| Format::of_host(self.host().as_deref().unwrap_or_default()))
     }
 
-    /// The host of its address: all of it that may be shown.
+    /// The host of the address, the only part of it that may be shown.
     pub fn host(&self) -> Option<String> {
         self.address()?.host_str().map(str::to_owned)
     }
 
-    /// Its address, when it is one.
+    /// The address; `None` if it is no http or https URL with a host.
     pub fn address(&self) -> Option<Url> {
         let url = Url::parse(self.url.expose()).ok()?;
         (matches!(url.scheme(), "http" | "https") && url.has_host()).then_some(url)
     }
 
-    /// What it is called in logs and on the terminal, as in `slack at hooks.slack.com`.
+    /// The receiver's name in logs and on the terminal, such as `slack at hooks.slack.com`.
     pub fn shown(&self) -> String {
         format!("{} at {}", self.format().name(), self.host().unwrap_or_default())
     }

@@ -1,14 +1,14 @@
-//! Signs: what the status shows that an operator should be told.
+//! Signs: the conditions in the status that an operator should know of.
 
 use crate::clock::Timestamp;
 use crate::policy::incidents::{Event, Kind, Sign};
 use crate::telemetry::status::{Status, SwitchStatus, UpstreamStatus};
 use crate::telemetry::words;
 
-/// The part of `max_size` from which on the journal counts as nearly full, in hundredths: as in the alert.
+/// The percentage of `max_size` above which the journal counts as nearly full, as in the alert.
 const FILLING: u64 = 70;
 
-/// The signs of a status. `max_size` is the journal's, in bytes.
+/// The signs of a status. `max_size` is the greatest size of the journal, in bytes.
 pub fn of(status: &Status, max_size: u64) -> Vec<Sign> {
     let mut signs: Vec<Sign> = status.upstreams.iter().flat_map(|own| of_upstream(own, status.started_at)).collect();
     signs.extend(of_journal(status, max_size));
@@ -17,12 +17,12 @@ pub fn of(status: &Status, max_size: u64) -> Vec<Sign> {
         let text = format!("the configuration file has a problem and is not in force: {}", first_line(problem));
         signs.push(lasting(Event::ConfigRefused, "", text));
     }
-    // Oldest first: each is told.
+    // Oldest first; each switch is reported.
     signs.extend(status.switches.iter().rev().map(of_switch));
     signs
 }
 
-/// That the candidate is ready, or not yet.
+/// The sign that the candidate is ready, or not yet.
 pub fn of_verdict(candidate: &str, is_ready: bool, verdict: &str) -> Sign {
     let text = format!("{verdict}: `switchyard switch {candidate}` makes it the primary");
     Sign {
@@ -35,7 +35,7 @@ pub fn of_verdict(candidate: &str, is_ready: bool, verdict: &str) -> Sign {
     }
 }
 
-/// What is told when something is over.
+/// The text for the end of an event.
 pub fn over(event: Event, subject: &str) -> String {
     match event {
         Event::UpstreamDown => format!("{subject} takes envelopes again"),
@@ -64,7 +64,7 @@ fn of_upstream(upstream: &UpstreamStatus, started_at: Timestamp) -> Vec<Sign> {
         let text = format!("{} {name} {trouble}{error}; {waiting}", upstream.role);
         signs.push(lasting(Event::UpstreamDown, name, text));
     } else if upstream.outages.iter().any(|outage| outage.to.is_none() && outage.from < started_at) {
-        // It did not answer when this process started, and nothing was sent there since.
+        // The upstream was down when this process started, and nothing has been sent to it since.
         signs.push(Sign { kind: Kind::GoesOn, ..lasting(Event::UpstreamDown, name, String::new()) });
     }
     if upstream.canary.as_ref().is_some_and(|canary| canary.state == "under_way") {
