@@ -1,6 +1,6 @@
-//! Time. The only reader of the system clock; everything else is handed a [`Timestamp`] or a [`Clock`].
+//! Time. The only reader of the system clock; all other code is passed a [`Timestamp`] or a [`Clock`].
 //!
-//! The clock is anchored to tokio's, so that a test which pauses tokio's time pauses ours with it.
+//! The clock is anchored to tokio's clock, so a test that pauses tokio's time pauses this clock as well.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use time::macros::format_description;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-/// How a person reads a moment.
+/// The format of a moment for people.
 const IN_WORDS: &[BorrowedFormatItem<'_>] =
     format_description!("[day padding:none] [month repr:short] [year], [hour]:[minute]:[second] UTC");
 
@@ -56,14 +56,14 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// The moment to the second as a person reads it: `5 Jan 2026, 14:03:07 UTC`.
+    /// The moment for people, to the second: `5 Jan 2026, 14:03:07 UTC`.
     pub fn in_words(self) -> String {
         let nanos = i128::from(self.0) * 1_000_000;
         let told = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().and_then(|at| at.format(IN_WORDS).ok());
         told.unwrap_or_else(|| self.to_string())
     }
 
-    /// The hour this moment lies in, counted from the epoch: the key of hourly totals.
+    /// The hour of this moment, counted from the epoch: the key of hourly totals.
     pub const fn hour(self) -> u64 {
         self.0 / 3_600_000
     }
@@ -83,7 +83,7 @@ impl std::ops::Sub<Duration> for Timestamp {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds, the spelling of logs, status and JSON.
+/// RFC 3339 in UTC with milliseconds, the format of logs, status and JSON.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nanos = i128::from(self.0) * 1_000_000;
@@ -112,7 +112,7 @@ impl<'de> serde::Deserialize<'de> for Timestamp {
     }
 }
 
-/// A text is no timestamp of RFC 3339 since 1970.
+/// The text is no RFC 3339 timestamp of 1970 or later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("not a time as in 2026-01-31T12:00:00Z")]
 pub struct InvalidTimestamp;
@@ -125,26 +125,26 @@ impl std::str::FromStr for Timestamp {
     }
 }
 
-/// A clock that is set by more than this may have been set wrong, and may be set back.
+/// The smallest change of the clock after which it is in doubt, because it may have been set wrong and be set back.
 const JUMP: Duration = Duration::from_secs(3600);
-/// How long it is in doubt then.
+/// How long the clock is in doubt after such a change.
 const DOUBT: Duration = Duration::from_secs(600);
 
-/// Tells the time: the system's when anchored, moved on by tokio's clock since.
+/// A clock: the system's time when it was anchored, plus the time that passed on tokio's clock since.
 #[derive(Clone, Debug)]
 pub struct Clock {
     anchor: Instant,
     setting: Arc<Setting>,
-    /// Whose time it shows when it is simulated, in threads outside of tokio as well; absent, it follows the system's clock.
+    /// The runtime whose time a simulated clock shows, in threads outside of tokio as well; `None` if it follows the system's clock.
     simulated_by: Option<Handle>,
 }
 
-/// How a clock is set.
+/// The setting of a clock.
 #[derive(Debug)]
 struct Setting {
     /// Milliseconds since the epoch at the anchor.
     epoch: AtomicU64,
-    /// Milliseconds since the anchor until which it is in doubt.
+    /// The end of the doubt, in milliseconds since the anchor.
     doubtful_until: AtomicU64,
 }
 
@@ -154,7 +154,7 @@ impl Clock {
         Self::starting(system_millis(), None)
     }
 
-    /// A clock that shows `start` now and is moved on by tokio's alone: for time that is simulated.
+    /// A clock that shows `start` now and then follows only tokio's clock: for simulated time.
     ///
     /// # Panics
     ///
@@ -184,7 +184,7 @@ impl Clock {
         Timestamp(self.setting.epoch.load(Ordering::Relaxed).saturating_add(passed))
     }
 
-    /// The time since this clock was made: goes on whatever happens to the system's clock.
+    /// The time since this clock was made. It never jumps, whatever happens to the system's clock.
     pub fn uptime(&self) -> Duration {
         self.instant_now().saturating_duration_since(self.anchor)
     }
@@ -203,7 +203,7 @@ impl Clock {
         self.instant_now() + when.since(self.now())
     }
 
-    /// Follows the system clock again after it was set or the machine slept; steps under a second are left alone.
+    /// Sets the clock to the system's after that was set or the machine slept. Differences under a second are left alone.
     pub fn resync(&self) {
         let (system, ours) = (system_millis(), self.now().as_millis());
         if self.simulated_by.is_none() && system.abs_diff(ours) >= 1000 {
@@ -211,7 +211,7 @@ impl Clock {
         }
     }
 
-    /// Sets it to `now`.
+    /// Sets the clock to `now`.
     pub fn set(&self, now: Timestamp) {
         let uptime = self.uptime();
         let epoch = now.0.saturating_sub(millis(uptime));
@@ -222,12 +222,12 @@ impl Clock {
         }
     }
 
-    /// What it would have shown when it was made, as it is set now: moves by as much as it is set.
+    /// The time of the anchor by the present setting. It moves by as much as the clock is set.
     pub fn epoch(&self) -> Timestamp {
         Timestamp(self.setting.epoch.load(Ordering::Relaxed))
     }
 
-    /// Whether it was set by so much, and so lately, that nothing may be thrown away for its age.
+    /// Whether the clock was set by so much, and so recently, that nothing may be dropped for its age.
     pub fn is_doubtful(&self) -> bool {
         millis(self.uptime()) < self.setting.doubtful_until.load(Ordering::Relaxed)
     }

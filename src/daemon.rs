@@ -1,8 +1,8 @@
 //! Assembly: the only file that sees every part. Start order, reload, shutdown order.
 //!
-//! Start: journal, then addresses, then what the journal still holds is remembered, then workers, and only then the addresses are
-//! served: nothing is accepted before it can be kept, and nothing is sent by a process that gets none of its addresses. Stop:
-//! workers first, then the public listener, then the admin listener, then the journal: nothing accepted is forgotten.
+//! Start: open the journal, bind the addresses, remember the recent keys of the journal, start the workers, serve the addresses. So
+//! nothing is accepted before it can be kept, and a process that cannot bind its addresses sends nothing. Stop: the workers, the public
+//! listener, the admin listener, the journal. So everything accepted is kept.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -61,27 +61,27 @@ use serving::{Serving, bind};
 use switching::{Announced, primaries};
 use upkeep::Observed;
 
-/// How long requests under way may take when stopping.
+/// How long requests under way may take during a stop.
 const REQUESTS_PATIENCE: Duration = Duration::from_secs(8);
-/// How long requests of operators under way may take when all else has ended.
+/// How long requests of operators under way may take at the end of a stop.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
-/// How long deliveries under way may take when stopping; what is cut off is delivered after the next start.
+/// How long deliveries under way may take during a stop; an interrupted one is repeated after the next start.
 const DELIVERIES_PATIENCE: Duration = Duration::from_secs(4);
-/// How long the journal may take for its last commit.
+/// How long the last commit of the journal may take.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(10);
 
-/// What a daemon starts with.
+/// The options of a daemon.
 #[derive(Debug)]
 pub struct Options {
     /// The configuration file, watched while running.
     pub path: PathBuf,
-    /// Its content.
+    /// The content of the file.
     pub loaded: Loaded,
-    /// The sockets systemd gave, if any.
+    /// The sockets from systemd, if any.
     pub listeners: Listeners,
-    /// Tells the time.
+    /// The clock.
     pub clock: Clock,
-    /// SIGHUP, which asks for a reload. Listened to from before the start: one that comes earlier would end the process.
+    /// SIGHUP, which asks for a reload. It is handled from before the start, because an earlier signal would end the process.
     pub hangup: Signal,
 }
 
@@ -96,10 +96,10 @@ pub enum DaemonError {
     Listen {
         /// The address of the configuration.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         why: std::io::Error,
     },
-    /// A part of it failed while running: exit code 70.
+    /// A part of the daemon failed while running: exit code 70.
     #[error("{0}")]
     Failed(String),
 }
@@ -110,13 +110,13 @@ impl From<JournalError> for DaemonError {
     }
 }
 
-/// Runs on the journal that the configuration names until `stop` is cancelled; calls `ready` once, when requests are accepted.
+/// Runs on the journal that the configuration names until `stop` is cancelled. Calls `ready` once requests are accepted.
 pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), DaemonError> {
     let backend = Backend::of(&options.loaded.config.journal, options.clock.clone()).await?;
     run_on(backend, options, stop, ready).await
 }
 
-/// The same on any backend.
+/// Like [`run`], on any backend.
 pub async fn run_on(
     backend: Backend,
     mut options: Options,
@@ -157,7 +157,7 @@ pub async fn run_on(
     outcome
 }
 
-/// Everything that runs, and the configuration it runs under.
+/// Everything that runs, and its configuration.
 struct Daemon {
     control: Arc<dyn Control>,
     config: Config,
@@ -165,7 +165,7 @@ struct Daemon {
     clock: Clock,
     metrics: Metrics,
     journal: Arc<dyn Journal>,
-    /// Those that the journal knows.
+    /// The upstreams that the journal knows.
     targets: Targets,
     observations: Observations,
     observed: Observed,
@@ -180,12 +180,12 @@ struct Daemon {
     tasks: Tasks,
     orders: mpsc::Receiver<SwitchOrder>,
     announced: Option<(Announced, Instant)>,
-    /// Switches that the journal has not taken yet.
+    /// Switches that the journal has not kept yet.
     unkept: VecDeque<Switch>,
     renewal: Renewal,
-    /// The file as it was last taken over.
+    /// The file as it was last applied.
     seen: Option<Fingerprint>,
-    /// Since when client reports are gathered.
+    /// Since when client reports are collected.
     gathering: reporting::Gathering,
     receivers: notifying::Receivers,
 }
@@ -258,7 +258,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Puts a configuration into force. The intake's view is exchanged at once: that is the moment of a switch.
+    /// Puts a configuration into force. The intake's view is replaced as a whole; that is the moment of a switch.
     async fn apply(&mut self, config: Config) -> Result<(), JournalError> {
         let routing = Arc::new(config.routing());
         let mut targets: HashMap<Arc<str>, TargetId> = HashMap::new();
@@ -320,7 +320,7 @@ impl Daemon {
         });
     }
 
-    /// Loads the file again, because it changed or somebody asked for it: all of it comes into force, or nothing.
+    /// Loads the file again, because it changed or somebody asked for it. The whole file comes into force, or nothing.
     async fn reload(&mut self, is_asked: bool) {
         notify(NotifyState::Reloading);
         let outcome = match self.control.load(is_asked).await {
@@ -340,7 +340,7 @@ impl Daemon {
     async fn take_over(&mut self, loaded: Loaded) -> Result<(), String> {
         sharing::goes_over(&self.config, &loaded.config)?;
         let changes = diff::changes(&self.config, &loaded.config);
-        // The watch sees our own edit of the file once more, after it was taken over.
+        // The relay's own edit of the file is seen by the watch after it was applied.
         let before = self.seen.replace(loaded.fingerprint);
         let is_news = !changes.is_empty() || self.status.error.is_some() || before != self.seen;
         if is_news && !loaded.warnings.is_empty() {
@@ -359,10 +359,10 @@ impl Daemon {
 
     async fn stop(mut self, serving: Serving) {
         self.draining.cancel();
-        // Orders that nobody carries out any more are refused.
+        // Orders that are still waiting are refused.
         self.orders.close();
         while self.orders.try_recv().is_ok() {}
-        // What comes meanwhile waits for the next start: a port that is shut costs what SDKs send.
+        // The listener outlives the workers, because SDKs lose events at a closed port. Such events wait for the next start.
         self.supervisor.stop(DELIVERIES_PATIENCE).await;
         if !serving.public.stop(REQUESTS_PATIENCE).await {
             tracing::warn!("requests under way were cut off");
@@ -376,7 +376,7 @@ impl Daemon {
     }
 }
 
-/// Tells systemd, when it is there to be told.
+/// Notifies systemd, if the daemon runs under it.
 fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::debug!(%error, "systemd was not told");

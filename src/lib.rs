@@ -3,28 +3,28 @@
 //! # An envelope's way
 //!
 //! An SDK connects to [`http`], which reads the request within limits of size, time and memory, and hands it to [`intake`]. The intake
-//! finds the project by the key, decodes the body, finds the items' boundaries and nothing more ([`protocol`]), and reserves the
+//! finds the project by the key, decodes the body, finds the boundaries of the items and nothing more ([`protocol`]), and reserves the
 //! event's id in the window of duplicates ([`policy`]). Then it appends the envelope to the [`journal`], once, with the upstreams that
-//! are to get it. The journal commits what has come together in one transaction. Only then is the client answered.
+//! are to get it. The journal commits envelopes that came together in one transaction. The client is answered after the commit.
 //!
-//! The same commit hands the record in memory to the workers of [`delivery`], one for each upstream: in the steady state nothing is read
-//! back from disk. A worker asks its circuit and its cooldowns whether and what to send, and the table of quirks how its kind of
-//! upstream wants it. It rewrites what addresses the envelope and nothing else, sends it, and settles the record by the answer:
+//! The commit also hands the record, in memory, to the workers of [`delivery`], one for each upstream: in the steady state nothing is
+//! read back from disk. A worker asks its circuit and its cooldowns whether it may send, and the table of quirks how its kind of
+//! upstream wants the envelope. It rewrites what addresses the envelope and nothing else, sends it, and settles the record by the answer:
 //! delivered, dropped for a reason, or put off until a due time.
 //!
 //! Every settlement is posted to the accounts ([`telemetry::ledger`]) in the same commit. So for each upstream and category
-//! accepted + returned = delivered + dropped + pending, through crashes. Returned is what was dropped first and waits again, such as a
-//! dead letter that is retried. Every drop is also a loss ([`journal::losses`]): the upstream is told of it in a client report, which goes
-//! the way of any other record.
+//! accepted + returned = delivered + dropped + pending, through crashes. Returned items were dropped first and wait again, such as those
+//! of a dead letter that is retried. Every drop is also a loss ([`journal::losses`]): the upstream is told of it in a client report, which
+//! is delivered like any other record.
 //!
-//! Who gets what is one value, [`policy::routing::Routing`]. It is exchanged as a whole when the configuration changes: a switch of the
-//! primary is that exchange.
+//! One value, [`policy::routing::Routing`], says which upstreams get what. A change of the configuration replaces it as a whole; for the
+//! primary, that is the switch.
 //!
-//! A request that only a tracker can answer takes none of these steps: [`http`] passes it on to the primary and hands the answer back.
+//! A request that only a tracker can answer takes none of these steps: [`http`] forwards it to the primary and returns the answer.
 //!
-//! A body over 1 MiB takes the same steps, but is never in memory as a whole. It is written piece by piece to where the journal keeps large
+//! A body over 1 MiB takes the same steps, but is never in memory as a whole. It is written in pieces to the journal's storage of large
 //! [bodies](journal::bodies) (SQLite: a file each), and decoded from one such body to another. The same grammar finds an envelope's
-//! boundaries in pieces ([`protocol::envelope::Scanner`]), and each upstream is sent the body piece by piece.
+//! boundaries in pieces ([`protocol::envelope::Scanner`]), and each upstream is sent the body in pieces.
 //!
 //! # The map
 //!
@@ -76,8 +76,8 @@
 //! | the worker of an upstream | its circuit, cooldowns and connections |
 //! | the journal | records, leases and accounts |
 //!
-//! The intake and the workers share only the journal, and the limits that workers know of ([`policy::cooldown::Cooldowns`]), which are
-//! read without waiting. So no upstream feels what another one does, and an SDK hears of a limit only when all upstreams have it.
+//! The intake and the workers share only the journal and the limits that upstreams have told ([`policy::cooldown::Cooldowns`]), which
+//! are read without waiting. So no upstream affects another, and an SDK is told of a limit only when all upstreams have it.
 
 pub mod cli;
 pub mod clock;

@@ -1,11 +1,11 @@
-//! The program: parses the command line, calls one function, maps what comes back to an exit code. Knows nothing else.
+//! The program: parses the command line, calls one function, and turns the result into an exit code.
 
 use std::process::ExitCode;
 
 use switchyard::cli::{self, Cli, Exit};
 
 fn main() -> ExitCode {
-    // First thing: whatever speaks TLS later finds it, and finds no other.
+    // This comes first: all TLS uses this provider and no other.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         eprintln!("switchyard: a second cryptography provider was installed");
         return ExitCode::from(Exit::Internal as u8);
@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(usage) => {
-            // Help and version go to standard output, mistakes to standard error; nobody is left to tell when neither works.
+            // Help and version go to standard output, errors to standard error. If neither can be written, there is nowhere to report it.
             drop(usage.print());
             return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(Exit::Usage as u8));
         }

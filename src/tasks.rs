@@ -1,6 +1,6 @@
-//! Background tasks. The only caller of `tokio::spawn`: every task is tracked, can be told to stop, and its failure is seen.
+//! Background tasks. The only caller of `tokio::spawn`: every task is tracked, can be told to stop, and its failure is noticed.
 //!
-//! Rule: what is spawned is in a box, so that the runtime's part of a task is compiled once, and not for each kind of task.
+//! Rule: every spawned future is boxed, so that the runtime's code for a task is compiled once and not for each kind of task.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-/// What is spawned.
+/// A future to spawn.
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A set of tasks that start together, are told to stop together and are waited for together.
+/// A set of tasks that are told to stop together and are waited for together.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
     stop: CancellationToken,
@@ -26,12 +26,12 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// A set with nothing in it.
+    /// An empty set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A subset: it can be stopped and waited for by itself, and stops when this set does. Failures reach this set.
+    /// A subset. It can be stopped and waited for by itself, and stops when this set does. Its failures reach this set.
     pub fn child(&self) -> Self {
         Self {
             stop: self.stop.child_token(),
@@ -41,7 +41,7 @@ impl Tasks {
         }
     }
 
-    /// Runs `task`. A panic in it is remembered as the set's first failure under `name`, and stops the daemon.
+    /// Spawns `task`. A panic in it becomes the set's failure under `name`, unless there is one already, and stops the daemon.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.watch(name, Box::pin(task));
     }
@@ -58,13 +58,13 @@ impl Tasks {
         tokio::spawn(self.tracker.track_future(watch));
     }
 
-    /// Runs `task` without watching how it ends: for the many short ones (a connection) whose panic concerns nobody else.
+    /// Spawns `task` without watching how it ends: for many short tasks, such as connections, whose panics affect nothing else.
     pub fn spawn_detached(&self, task: impl Future<Output = ()> + Send + 'static) {
         let task: Work = Box::pin(task);
         drop(self.tracker.spawn(task));
     }
 
-    /// [`to_its_end`], and this set waits for it as for its other tasks.
+    /// Like [`to_its_end`]; this set also waits for the work.
     pub fn to_its_end<T, F>(&self, work: F) -> impl Future<Output = T> + Send + use<T, F>
     where
         T: Send + 'static,
@@ -73,9 +73,9 @@ impl Tasks {
         ToItsEnd { work: Some(Box::pin(work)), token: Some(self.tracker.token()) }
     }
 
-    /// Reports a failure that the daemon cannot go on with; the first one is kept.
+    /// Reports a failure after which the daemon cannot go on. Only the first one is kept.
     pub fn fail(&self, what: String) {
-        // A second failure is usually the first one's echo.
+        // A second failure is usually a consequence of the first one.
         drop(self.failure.set(what));
         self.failed.cancel();
     }
@@ -85,19 +85,19 @@ impl Tasks {
         &self.stop
     }
 
-    /// Waits until all have ended; no more are to come.
+    /// Waits until all tasks have ended. No more may be added.
     pub async fn ended(&self) {
         self.tracker.close();
         self.tracker.wait().await;
     }
 
-    /// Waits for the first failure of any task and tells it.
+    /// Waits for the first failure of any task and returns it.
     pub async fn first_failure(&self) -> String {
         self.failed.cancelled().await;
         self.failure.get().cloned().unwrap_or_default()
     }
 
-    /// Tells the tasks to stop and waits up to `patience` for them; `true` when all ended in time.
+    /// Tells the tasks to stop and waits up to `patience` for them. Returns whether all ended in time.
     pub async fn stop(&self, patience: Duration) -> bool {
         self.stop.cancel();
         self.tracker.close();
@@ -105,15 +105,15 @@ impl Tasks {
     }
 }
 
-/// Work that is brought to its end even when whoever waits for it goes away: a client that closes its connection must not
-/// undo half of what it asked for. Nothing is spawned as long as somebody waits.
+/// Completes work even if its caller goes away: a client that closes its connection must not leave a request half done. Nothing is
+/// spawned while the caller waits.
 pub fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> impl Future<Output = T> + Send {
     ToItsEnd { work: Some(Box::pin(work)), token: None }
 }
 
 struct ToItsEnd<T: Send + 'static> {
     work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
-    /// Keeps the set from ending before the work does.
+    /// Keeps the set from ending before the work.
     token: Option<TaskTrackerToken>,
 }
 
@@ -141,7 +141,7 @@ impl<T: Send + 'static> Drop for ToItsEnd<T> {
     }
 }
 
-/// Runs what nobody waits for and what may take a moment, beside whoever asks for it.
+/// Runs blocking work whose result nobody needs on another thread; without a runtime, on this thread.
 pub fn aside(work: impl FnOnce() + Send + 'static) {
     match Handle::try_current() {
         Ok(runtime) => {
@@ -152,8 +152,8 @@ pub fn aside(work: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// How many threads [`blocking`] may use where so many files may be open. Each has one file open at a time, so this is also the
-/// most files that bodies take while they are written and read.
+/// The number of threads of [`blocking`] when so many files may be open. Each thread has one file open at a time, so this is also the
+/// most files that are open to write and read bodies.
 pub const fn threads(files: usize) -> usize {
     match files / 8 {
         0..16 => 16,
@@ -162,12 +162,12 @@ pub const fn threads(files: usize) -> usize {
     }
 }
 
-/// Runs what takes the processor for longer than a request may hold up others, on a thread of its own.
+/// Runs blocking or processor-bound work on a thread of its own, so that it does not hold up other requests.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let work: Box<dyn FnOnce() -> T + Send> = Box::new(work);
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        // It was not cancelled, nobody can: its panic goes on where it was asked for.
+        // Nothing cancels the task, so it failed by a panic, which continues in the caller.
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_goes_on_when_nobody_waits_for_it_any_more() {
+    async fn work_continues_after_its_caller_is_gone() {
         let (go, gone) = tokio::sync::oneshot::channel::<()>();
         let (tell, told) = tokio::sync::oneshot::channel();
         let mut waiting = Box::pin(to_its_end(async move {
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_set_waits_for_work_of_its_own_that_nobody_else_waits_for() {
+    async fn a_set_waits_for_its_work_whose_caller_is_gone() {
         let tasks = Tasks::new();
         let (go, gone) = tokio::sync::oneshot::channel::<()>();
         let mut waiting = Box::pin(tasks.to_its_end(gone));

@@ -1,6 +1,6 @@
-//! Values of the configuration that carry a unit or a secret: they validate while parsing and print as written.
+//! Values of the configuration with a unit or a secret: they are validated when parsed and print as written.
 //!
-//! A [`Secret`] never shows what it holds, in no format.
+//! A [`Secret`] never prints its text, in any format.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -30,7 +30,7 @@ impl ByteSize {
         self.0
     }
 
-    /// The number of bytes as a length in memory; the greatest possible one where that is smaller.
+    /// The number of bytes as a length in memory, at most `usize::MAX`.
     pub fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
@@ -93,22 +93,22 @@ impl FromStr for Period {
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
-        // Hours up to three days: "72h" is how operators write it.
+        // Up to three days print in hours, as operators write them: "72h".
         let units = if ms <= 259_200_000 { &PERIODS[2..] } else { &PERIODS[1..] };
         print_with_unit(f, ms, units, "ms")
     }
 }
 
-/// A number of pieces, written `500`, or of bytes, written `"20MiB"`; at least one.
+/// A number of items, written `500`, or of bytes, written `"20MiB"`; at least one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Amount {
     count: NonZeroU32,
-    /// Written as a size.
+    /// Whether it was written as a size.
     bytes: bool,
 }
 
 impl Amount {
-    /// How many pieces or bytes.
+    /// The number of items or bytes.
     pub const fn get(self) -> NonZeroU32 {
         self.count
     }
@@ -150,7 +150,7 @@ impl<'de> Deserialize<'de> for Amount {
     }
 }
 
-/// So many in a span of time, written `"100/s"`, of bytes `"10MiB/s"`: an [`Amount`] and one of s, m, h, d.
+/// An amount per span of time, written `"100/s"`, or `"10MiB/s"` for bytes: an [`Amount`] and one of s, m, h, d.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
     amount: Amount,
@@ -160,7 +160,7 @@ pub struct Rate {
 const PER: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
 
 impl Rate {
-    /// How many in one [`Rate::per`].
+    /// The amount in one [`Rate::per`].
     pub const fn amount(self) -> NonZeroU32 {
         self.amount.count
     }
@@ -178,7 +178,7 @@ impl FromStr for Rate {
         let (amount, unit) = text.split_once('/').ok_or_else(refusal)?;
         let seconds = PER.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(refusal)?.1;
         let rate = Self { amount: amount.trim().parse().map_err(|_| refusal())?, per: Period::secs(seconds) };
-        // Finer than nanoseconds no clock of ours is.
+        // The relay's clock is no finer than nanoseconds.
         if Duration::from_nanos(rate.amount().get().into()) > rate.per() {
             return Err(format!("{text:?} is more than 1000000000 in a second: leave the limit out"));
         }
@@ -193,7 +193,7 @@ impl fmt::Display for Rate {
     }
 }
 
-/// A share in percent, written `"99.9%"`: from 0% to 100%, with up to three digits behind the point.
+/// A share in percent, written `"99.9%"`: from 0% to 100%, with up to three decimal places.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct Percent(u32);
 
@@ -208,9 +208,9 @@ impl Percent {
         whole / 100_000 * self.0
     }
 
-    /// Whether a share in percent is at least this.
+    /// Whether a share in percent is at least this one.
     pub fn is_reached_by(self, percent: f64) -> bool {
-        // Shares are quotients: a part in a thousand million is no difference.
+        // Shares are quotients, so rounding errors are tolerated.
         percent * 1000.0 + 1e-6 >= f64::from(self.0)
     }
 }
@@ -269,7 +269,7 @@ macro_rules! as_text {
 }
 as_text!(ByteSize, Period, Rate, Percent);
 
-/// A text that must not be seen: wiped from memory when dropped, and printed as `***` everywhere.
+/// A secret text: wiped from memory when dropped, and printed as `***` everywhere.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(SecretString);
@@ -280,7 +280,7 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text itself, for the one place that needs it.
+    /// The text itself, for its user only.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }

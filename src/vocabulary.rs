@@ -1,9 +1,9 @@
-//! Closed vocabularies: the words of metrics, journal, status and API, each declared once, as a value with its name.
+//! Closed vocabularies: the words of metrics, journal, status and API. Each word is declared once, as a value with its name.
 //!
-//! Rule: whatever depends on a value is a `match` without a wildcard, so that the compiler names each place where a new one decides.
+//! Rule: code that depends on a value is a `match` without a wildcard, so that the compiler names each place that a new value needs.
 
-/// Declares an enum of values with names. All the rest is derived: every value, the name of each, the value of a name, and how it is
-/// printed and written as JSON.
+/// Declares an enum of values with names. It derives the list of values, the name of each value, the value of a name, and printing and
+/// serializing by name.
 macro_rules! vocabulary {
     ($(#[$of:meta])* $vis:vis enum $Words:ident { $($(#[$each:meta])* $Word:ident = $name:literal,)+ }) => {
         $(#[$of])*
@@ -13,17 +13,17 @@ macro_rules! vocabulary {
         }
 
         impl $Words {
-            /// Every value, in the order of their definition.
+            /// Every value, in the order of definition.
             $vis const ALL: [Self; [$($name),+].len()] = [$(Self::$Word),+];
 
-            /// The name: in labels, in the journal, in JSON and on the wire.
+            /// The name in labels, in the journal, in JSON and on the wire.
             $vis const fn name(self) -> &'static str {
                 match self {
                     $(Self::$Word => $name,)+
                 }
             }
 
-            /// The value of that name.
+            /// The value with this name.
             $vis fn from_name(name: &str) -> Option<Self> {
                 Self::ALL.into_iter().find(|own| own.name() == name)
             }
