@@ -1,57 +1,57 @@
-//! Backfills as they are asked for and shown: `/api/backfill`, `switchyard backfill`, the status. Plain data, one shape for all.
+//! Backfills as they are ordered and shown: `/api/backfill`, `switchyard backfill`, the status. Plain data, the same for all.
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::units::Period;
 
-/// A backfill to be.
+/// An order to backfill.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackfillOrder {
-    /// The upstream that is to get what it was not meant to get.
+    /// The upstream that is to get records that were withheld from it.
     pub upstream: String,
-    /// How far back.
+    /// How far back it reaches.
     pub since: Period,
-    /// Of this project only.
+    /// The only project of it; `None` for all.
     #[serde(default)]
     pub project: Option<String>,
-    /// Count, and change nothing.
+    /// Whether to count only, and change nothing.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// The end of a backfill.
+/// An order to end a backfill.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackfillEnd {
-    /// The upstream whose backfill it is.
+    /// The upstream of the backfill.
     pub upstream: String,
 }
 
-/// How a backfill stands.
+/// The state of a backfill.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BackfillStatus {
-    /// Who gets it.
+    /// The upstream that gets it.
     pub upstream: String,
-    /// Of which projects.
+    /// The projects of its records.
     pub projects: Vec<String>,
-    /// What was accepted then or later.
+    /// Records accepted at this time or later belong to it.
     pub since: Timestamp,
-    /// `running`, `done`, `cancelled`; `planned` when it was only counted.
+    /// `running`, `done`, `cancelled`, or `planned` when it was only counted.
     pub state: String,
-    /// Envelopes found when it began.
+    /// The number of envelopes found when it began.
     pub found: u64,
-    /// Envelopes handed to the upstream's queue so far.
+    /// The number of envelopes handed to the upstream's queue so far.
     pub taken: u64,
-    /// The bytes of what was found, where it was only just counted.
+    /// The size of the envelopes found, in bytes; `None` unless they were just counted.
     #[serde(default)]
     pub bytes: Option<u64>,
     /// When it began.
     pub started_at: Timestamp,
-    /// When it came to its end.
+    /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// Why it does not reach as far back as was asked.
+    /// Why it does not reach as far back as was ordered.
     #[serde(default)]
     pub note: Option<String>,
 }

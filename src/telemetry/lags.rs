@@ -1,37 +1,37 @@
-//! How long deliveries took, as a histogram that can be added up and kept: one for each upstream and hour.
+//! How long deliveries took, as a histogram that can be added up and stored: one for each upstream and hour.
 //!
-//! The classes are fixed: one for each millisecond below 64, and above that 32 for each doubling. So any two histograms can be
-//! merged, a quantile is wrong by no more than [`ERROR`] of itself, and a histogram never has more than `CLASSES` numbers.
+//! The classes are fixed: one for each millisecond below 64, and 32 for each doubling above. So any two histograms can be merged, the
+//! relative error of a quantile is at most [`ERROR`], and a histogram has at most `CLASSES` numbers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// By how much of itself a quantile may be wrong; the maximum is exact.
+/// The greatest relative error of a quantile; the maximum is exact.
 pub const ERROR: f64 = 1.0 / 64.0;
 
-/// Classes to each doubling.
+/// The number of classes for each doubling.
 const STEPS: u64 = 32;
-/// Longer ones count as this: 2^40 ms, some 34 years.
+/// The greatest value, 2^40 ms or about 34 years; longer deliveries count as this.
 const LONGEST: u64 = (1 << 40) - 1;
-/// The most classes.
+/// The number of classes.
 const CLASSES: u16 = class(LONGEST) + 1;
 
-/// How long deliveries took. Milliseconds.
+/// A histogram of how long deliveries took, in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lags {
-    /// How many there are of each class that has any.
+    /// The count of each class that is not empty.
     counts: BTreeMap<u16, u64>,
     max: u64,
 }
 
 /// The class of a number of milliseconds.
 const fn class(ms: u64) -> u16 {
-    // Below 2 × STEPS each has its own; above, the leading bit and the five behind it name the class.
+    // Below 2 × STEPS each value has its own class. Above, the leading bit and the next five bits make the class.
     let shift = (64 - ms.leading_zeros()).saturating_sub(6) as u64;
     (shift * STEPS + (ms >> shift)) as u16
 }
 
-/// The middle of a class.
+/// The middle of a class, in milliseconds.
 fn middle(class: u16) -> u64 {
     let class = u64::from(class);
     let shift = (class / STEPS).saturating_sub(1);
@@ -40,19 +40,19 @@ fn middle(class: u16) -> u64 {
 }
 
 impl Lags {
-    /// Counts one.
+    /// Counts one delivery.
     pub fn record(&mut self, lag: Duration) {
         self.record_many(lag, 1);
     }
 
-    /// Counts so many of the same length.
+    /// Counts several deliveries that took the same time.
     pub fn record_many(&mut self, lag: Duration, count: u64) {
         let ms = u64::try_from(lag.as_millis()).unwrap_or(u64::MAX).min(LONGEST);
         *self.counts.entry(class(ms)).or_default() += count;
         self.max = self.max.max(ms);
     }
 
-    /// Adds what the other counted.
+    /// Adds the counts of another histogram.
     pub fn merge(&mut self, other: &Self) {
         for (class, count) in &other.counts {
             *self.counts.entry(*class).or_default() += count;
@@ -60,17 +60,17 @@ impl Lags {
         self.max = self.max.max(other.max);
     }
 
-    /// How many were counted.
+    /// The number of deliveries.
     pub fn count(&self) -> u64 {
         self.counts.values().sum()
     }
 
-    /// The longest.
+    /// The longest time.
     pub fn max(&self) -> Duration {
         Duration::from_millis(self.max)
     }
 
-    /// What `share` of them, from 0 to 1, do not exceed, within [`ERROR`]; `None` when nothing was counted.
+    /// The time that a `share` of the deliveries, from 0 to 1, do not exceed, within [`ERROR`]; `None` for an empty histogram.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let rank = ((self.count() as f64 * share).ceil() as u64).max(1);
@@ -82,7 +82,7 @@ impl Lags {
         Some(Duration::from_millis(middle(*found.0).min(self.max)))
     }
 
-    /// The bytes that [`Lags::decode`] reads: the maximum, then class and count of each, as LEB128.
+    /// The bytes for [`Lags::decode`]: the maximum, then class and count of each class that is not empty, as LEB128.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         write(&mut bytes, self.max);
@@ -93,7 +93,7 @@ impl Lags {
         bytes
     }
 
-    /// What the bytes hold; `None` when they are none of [`Lags::encode`].
+    /// The histogram in the bytes; `None` if they are not from [`Lags::encode`].
     pub fn decode(mut bytes: &[u8]) -> Option<Self> {
         let mut lags = Self { max: read(&mut bytes)?, ..Self::default() };
         while !bytes.is_empty() {
@@ -138,13 +138,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_counted_has_no_quantile() {
+    fn an_empty_histogram_has_no_quantile() {
         assert_eq!(Lags::default().quantile(0.5), None);
     }
 
     proptest! {
         #[test]
-        fn a_quantile_is_wrong_by_no_more_than_is_said(
+        fn the_error_of_a_quantile_is_bounded(
             mut all in prop::collection::vec(prop_oneof![0..200_u64, 0..1_u64 << 30], 1..200), share in 0.0..=1.0_f64,
         ) {
             let lags = lags(&all);
@@ -156,7 +156,7 @@ mod tests {
         }
 
         #[test]
-        fn merging_is_counting_together_and_the_bytes_read_back(
+        fn merging_equals_counting_together_and_the_bytes_read_back(
             a in prop::collection::vec(any::<u64>(), 0..50), b in prop::collection::vec(0..5000_u64, 0..50),
         ) {
             let mut merged = lags(&a);
@@ -166,7 +166,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..50)) {
+        fn arbitrary_bytes_never_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..50)) {
             drop(Lags::decode(&bytes));
         }
     }

@@ -1,7 +1,7 @@
 //! The outcome balance: for each upstream, project and category, accepted + returned = delivered + dropped + pending.
 //!
-//! The journal posts every change here in the moment it is committed, and begins with the totals it kept, so that the
-//! accounts stand for what is on disk and go on through restarts. Pending is not kept here: it is counted where it waits.
+//! The journal posts every change here when it is committed, and loads the stored totals at the start. So the accounts match what is on
+//! disk, and continue through restarts. Pending quantities are not counted here but in the queues.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ pub use crate::policy::outcome::Cause;
 use crate::policy::outcome::{DropReason, Outcome};
 use crate::protocol::category::Category;
 
-/// Whose account an entry belongs to.
+/// The key of an account.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct AccountKey {
     /// The upstream's name; `None` for the intake, which knows only [`Outcome::Accepted`].
@@ -21,66 +21,66 @@ pub struct AccountKey {
     pub category: Category,
 }
 
-/// The totals of one account since the journal began.
+/// The totals of an account since the journal began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Account {
     /// Accepted for this upstream.
     pub accepted: u64,
-    /// Answered with 2xx by it.
+    /// Answered with 2xx by the upstream.
     pub delivered: u64,
-    /// Dropped first, and waiting again later: retried dead letters, backfilled records.
+    /// Dropped first, and waiting again later: retried dead letters and backfilled records.
     pub returned: u64,
-    /// Of what was not meant for it, how much a backfill took up later.
+    /// The part of the withheld quantity that a backfill took up later.
     pub backfilled: u64,
-    /// Of what it refused, how much was retried later.
+    /// The part of the refused quantity that was retried later.
     pub retried: u64,
-    /// Found in the upstream by its API.
+    /// Found in the upstream through its API.
     pub stored: u64,
-    /// Found once, and not there at a later look.
+    /// Found once, and not found at a later look.
     pub vanished: u64,
-    /// Missing until it was sent again, given up, or could be kept no longer.
+    /// Missing until it was sent again, given up, or could no longer be kept.
     pub lost: u64,
     dropped: [u64; DropReason::ALL.len()],
 }
 
 impl Account {
-    /// How much was dropped for `reason`.
+    /// The quantity dropped for `reason`.
     pub const fn dropped(&self, reason: DropReason) -> u64 {
         self.dropped[reason as usize]
     }
 
-    /// How much was dropped for any reason.
+    /// The quantity dropped for any reason.
     pub fn dropped_total(&self) -> u64 {
         self.dropped.iter().sum()
     }
 
-    /// How much was dropped for reasons of that cause.
+    /// The quantity dropped for reasons with this cause.
     pub fn dropped_by(&self, cause: Cause) -> u64 {
         DropReason::ALL.into_iter().filter(|reason| reason.cause() == cause).map(|reason| self.dropped(reason)).sum()
     }
 
-    /// How much is kept from it: what was not meant for it, less what a backfill took up later.
+    /// The quantity withheld from the upstream now, without what a backfill took up later.
     pub fn withheld(&self) -> u64 {
         self.dropped_by(Cause::Withheld).saturating_sub(self.backfilled)
     }
 
-    /// How much it has refused for good: less what was retried later.
+    /// The quantity that the upstream has refused for good, without what was retried later.
     pub fn refused(&self) -> u64 {
         self.dropped_by(Cause::Refused).saturating_sub(self.retried)
     }
 
-    /// Stored there as far as is known now.
+    /// The quantity stored in the upstream as far as is known now.
     pub const fn stored_now(&self) -> u64 {
         self.stored.saturating_sub(self.vanished)
     }
 
-    /// What must be pending if nothing was lost. Negative when more came out than went in.
+    /// The quantity that must be pending if none was lost. Negative when more came out than went in.
     pub fn expected_pending(&self) -> i64 {
         let out = self.delivered + self.dropped_total();
         i64::try_from(i128::from(self.accepted + self.returned) - i128::from(out)).unwrap_or(i64::MIN)
     }
 
-    /// Books a change.
+    /// Posts a change.
     pub fn post(&mut self, outcome: Outcome, quantity: u64) {
         match outcome {
             Outcome::Accepted => self.accepted += quantity,
@@ -96,7 +96,7 @@ impl Account {
     }
 }
 
-/// Of items dropped by the names of reasons: those of that cause.
+/// The number of items dropped for reasons with this cause, from the numbers by reason.
 pub fn dropped_by(by_reason: &BTreeMap<String, u64>, cause: Cause) -> u64 {
     by_reason.iter().filter(|(reason, _)| Cause::of(reason) == Some(cause)).map(|(_, items)| items).sum()
 }
@@ -104,20 +104,20 @@ pub fn dropped_by(by_reason: &BTreeMap<String, u64>, cause: Cause) -> u64 {
 /// One change of one account.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Posting {
-    /// Whose account.
+    /// The key of the account.
     pub key: AccountKey,
-    /// Which side of it.
+    /// The side of the account.
     pub outcome: Outcome,
-    /// How much.
+    /// The quantity.
     pub quantity: u64,
 }
 
-/// All accounts. Cheap to clone; clones share the accounts.
+/// All accounts. Cheap to clone; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger(Arc<Mutex<BTreeMap<AccountKey, Account>>>);
 
 impl Ledger {
-    /// Books changes that have just become durable.
+    /// Posts changes that have just become durable.
     pub fn post<'a>(&self, postings: impl IntoIterator<Item = &'a Posting>) {
         let mut accounts = self.lock();
         for posting in postings {
@@ -128,12 +128,12 @@ impl Ledger {
         }
     }
 
-    /// The accounts now.
+    /// A copy of the accounts.
     pub fn accounts(&self) -> BTreeMap<AccountKey, Account> {
         self.lock().clone()
     }
 
-    /// The accounts of an upstream now.
+    /// A copy of the accounts of an upstream.
     pub fn of(&self, upstream: &str) -> Vec<(AccountKey, Account)> {
         let accounts = self.lock();
         let own = accounts.iter().filter(|(key, _)| key.upstream.as_deref() == Some(upstream));
@@ -141,7 +141,7 @@ impl Ledger {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<AccountKey, Account>> {
-        // Nothing panics while holding it; the figures stay true even if something did.
+        // Nothing panics while holding the lock, and the accounts would still be right if something did.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_account_tells_what_must_be_pending() {
+    fn an_account_gives_the_quantity_that_must_be_pending() {
         let ledger = Ledger::default();
         let key = AccountKey { upstream: Some("a".into()), project: "p".into(), category: Category::Error };
         let post = |outcome, quantity| ledger.post([&Posting { key: key.clone(), outcome, quantity }]);

@@ -1,4 +1,4 @@
-//! Dead letters as they are shown: what `/api/dead-letters` answers and `switchyard dead-letters` prints. Plain data, one shape for
+//! Dead letters as they are shown: `/api/dead-letters` returns them and `switchyard dead-letters` prints them. Plain data, the same for
 //! both.
 
 use std::collections::BTreeMap;
@@ -10,18 +10,18 @@ use crate::clock::Timestamp;
 /// A page of the list.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LetterPage {
-    /// Newest first.
+    /// The dead letters, newest first.
     pub dead_letters: Vec<LetterSummary>,
-    /// The `before` of the next page, when there may be one.
+    /// The `before` of the next page; `None` after the last one.
     pub next: Option<u64>,
 }
 
-/// What an upstream refused for good, and how.
+/// A summary of a dead letter.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LetterSummary {
-    /// Its number.
+    /// The number of the dead letter.
     pub id: u64,
-    /// Who refused it.
+    /// The upstream that refused it.
     pub upstream: String,
     /// The project it was for.
     pub project: String,
@@ -29,70 +29,70 @@ pub struct LetterSummary {
     pub at: Timestamp,
     /// When it was accepted.
     pub accepted_at: Timestamp,
-    /// `refused`, `poison`.
+    /// `refused` or `poison`.
     pub reason: String,
-    /// The HTTP status of the answer, if there was one.
+    /// The HTTP status of the answer; `None` if there was none.
     pub status: Option<u16>,
     /// The beginning of the answer's body.
     pub answer: String,
-    /// Requests made.
+    /// The number of requests made.
     pub attempts: u32,
     /// The event id of the envelope.
     pub event_id: Option<String>,
-    /// The size of the body.
+    /// The size of the body in bytes.
     pub bytes: u64,
-    /// What was refused, by category.
+    /// The refused quantities, by category.
     pub quantities: BTreeMap<String, u64>,
 }
 
-/// One dead letter with what is in it.
+/// A dead letter with its content.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LetterDetail {
-    /// What the list says of it.
+    /// The summary, as in the list.
     #[serde(flatten)]
     pub summary: LetterSummary,
     /// `User-Agent` of the client.
     pub user_agent: Option<String>,
-    /// The envelope's header, keys hidden; nothing when it is no envelope.
+    /// The envelope's header with its keys hidden; `None` if it is no envelope.
     pub header: Option<serde_json::Value>,
-    /// The items, or the body as one of them when it is no envelope.
+    /// The items; for a request that is no envelope, its body as one item.
     pub items: Vec<LetterItem>,
 }
 
 /// An item of a dead letter.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LetterItem {
-    /// Whether it is among what was refused.
+    /// Whether it is one of the refused items.
     pub refused: bool,
-    /// Its header line.
+    /// The header line.
     pub header: String,
-    /// The size of its payload.
+    /// The size of the payload in bytes.
     pub bytes: u64,
-    /// The beginning of its payload, what is no UTF-8 replaced.
+    /// The beginning of the payload, invalid UTF-8 replaced.
     pub beginning: String,
-    /// Whether there is more of it.
+    /// Whether the payload is longer than that.
     pub cut: bool,
 }
 
-/// Which dead letters are meant: the ones named, and of all others those for which everything given holds.
+/// A selection of dead letters: those that match every field given.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LetterPick {
-    /// By number.
+    /// The numbers of dead letters; empty for any number.
     pub ids: Vec<u64>,
-    /// Every one, unless `upstream` or `reason` say less.
+    /// Whether to select all dead letters. It must be set if no other field is given.
     pub all: bool,
-    /// Those of this upstream.
+    /// The upstream that refused them.
     pub upstream: Option<String>,
-    /// Those with this reason.
+    /// The reason of the refusal.
     pub reason: Option<String>,
 }
 
-/// What became of those that were meant.
+/// The result of an order for selected dead letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LettersChanged {
-    /// How many were retried or forgotten.
+    /// The number that were retried or discarded.
     pub changed: u64,
-    /// How many of those meant are still there: older than `max_age`, or part of an envelope that is still under way.
+    /// The number of selected ones that are left: older than `max_age`, or part of an envelope that is still under way.
     pub left: u64,
 }

@@ -1,17 +1,17 @@
-//! The three levels of health, and one of them with its reasons.
+//! The three levels of health, and the health itself: a level with its reasons.
 
 use serde::{Deserialize, Serialize};
 
-/// How it goes.
+/// A level of health.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// What comes is delivered.
+    /// Submissions are delivered.
     #[default]
     Well,
-    /// Something does not work, and nothing is lost by it yet.
+    /// Something does not work, but no data is lost by it yet.
     Degraded,
-    /// What services report is refused or dropped.
+    /// Data of services is refused or dropped.
     LosingData,
 }
 
@@ -25,7 +25,7 @@ impl Level {
         }
     }
 
-    /// What tells the levels apart without colours.
+    /// A sign that distinguishes the levels without colours.
     pub const fn sign(self) -> &'static str {
         match self {
             Self::Well => "✔",
@@ -35,11 +35,11 @@ impl Level {
     }
 }
 
-/// How it goes, and why.
+/// The health of the relay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// In a word.
+    /// The level.
     pub level: Level,
-    /// In one line: the level, and the reasons, the gravest first.
+    /// One line: the level and its reasons, the gravest first.
     pub sentence: String,
 }

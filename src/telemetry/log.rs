@@ -1,4 +1,4 @@
-//! Logs: for a terminal, for journald, or as JSON; on which stream; and the damper for lines that would repeat.
+//! Logs: for a terminal, for journald, or as JSON; the stream they go to; and the damper for repeated lines.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -32,7 +32,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// What fits where standard error goes.
+    /// The format that fits standard error.
     pub fn detect() -> Self {
         if std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal() {
             Self::Journald
@@ -42,13 +42,13 @@ impl Format {
     }
 }
 
-/// Where log lines go.
+/// The streams that log lines go to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Streams {
-    /// All to standard error: standard output belongs to what the verb has to say.
+    /// All lines go to standard error, because standard output belongs to the verb.
     Error,
-    /// Under PM2, which names its process in `pm_id`: warnings and errors to standard error, the rest to standard output, which are its
-    /// `error.log` and its `out.log`. All to standard error where both lead to the same file, and under any other supervisor.
+    /// Under PM2, which sets `pm_id`, warnings and errors go to standard error and the rest to standard output: its `error.log` and its
+    /// `out.log`. All lines go to standard error if both are one file, and under any other supervisor.
     Split,
 }
 
@@ -60,7 +60,7 @@ impl Streams {
     }
 }
 
-/// Starts logging. `filter` is in the syntax of `RUST_LOG`, of which it takes modules and levels; a wrong one is reported and `info` is
+/// Starts logging. `filter` is in the syntax of `RUST_LOG`, limited to modules and levels. An invalid filter is reported, and `info` is
 /// used.
 pub fn start(format: Format, streams: Streams, filter: &str) {
     let (filter, problem) = match read(filter) {
@@ -79,7 +79,7 @@ pub fn start(format: Format, streams: Streams, filter: &str) {
     };
     let filtered = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colour);
-    // A second start in one process (tests) keeps the first one's subscriber.
+    // If logging was started before in this process, as in tests, the first subscriber stays.
     let started = match format {
         Format::Text => filtered.with(lines.with_target(false)).try_init(),
         Format::Journald => filtered.with(lines.event_format(Journald)).try_init(),
@@ -90,7 +90,7 @@ pub fn start(format: Format, streams: Streams, filter: &str) {
     }
 }
 
-/// Logs how many lines were left out because nobody read them, until a line that says so gets through.
+/// Logs the number of lines that were left out because nobody read them, until that line itself is written.
 pub fn tell_left_out() {
     static TOLD: AtomicU64 = AtomicU64::new(0);
     let all = unstalled::left_out();
@@ -104,12 +104,12 @@ pub fn tell_left_out() {
 }
 
 fn read(filter: &str) -> Result<Targets, ParseError> {
-    // An empty part would stand for errors alone, and one behind a space for a module of that name.
+    // An empty part would mean only errors, and a part with a space before it would be a module with that space in its name.
     let parts: Vec<&str> = filter.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     parts.join(",").parse()
 }
 
-/// `<4>message field=value`: what journald makes priorities of (sd-daemon(3)).
+/// The format `<4>message field=value`, from which journald takes the priority (sd-daemon(3)).
 struct Journald;
 
 impl<S, N> FormatEvent<S, N> for Journald
@@ -135,46 +135,46 @@ where
     }
 }
 
-/// How long a line about one subject is not repeated.
+/// How long a line on one subject is not repeated.
 const QUIET: Duration = Duration::from_secs(60);
-/// The most subjects of one damper. More within a minute get no line: they are counted in metrics.
+/// The most subjects of one damper. Further ones within a minute get no line; metrics count them.
 const SUBJECTS: usize = 1024;
 
-/// Keeps a line that others can cause again and again to one a minute for each subject. The first is written at once, and the next
-/// one that is written says how many were left out. Cheap to clone; clones share what was written.
+/// Limits a line that others can cause repeatedly to one a minute for each subject. The first line is written at once, and the next one
+/// says how many were left out. Cheap to clone; clones share their state.
 #[derive(Clone, Debug)]
 pub struct Damper<K>(Arc<Mutex<HashMap<K, Written>>>);
 
-/// The last line about a subject.
+/// The last line on a subject.
 #[derive(Clone, Copy, Debug)]
 struct Written {
     at: Instant,
     left_out: u64,
 }
 
-/// A line that may be written now.
+/// A line that may be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Line {
-    /// How many like it were left out since the last one, when any were.
+    /// The number of such lines left out since the last one; `None` if there were none.
     pub suppressed: Option<u64>,
 }
 
 impl<K: Hash + Eq + Clone> Damper<K> {
-    /// A damper under which nothing was written yet.
+    /// A damper without any lines yet.
     pub fn new() -> Self {
         Self(Arc::default())
     }
 
-    /// The line about this subject, when one may be written now.
+    /// The line on this subject; `None` if none may be written now.
     pub fn admit(&self, subject: &K) -> Option<Line> {
         let told = self.admit_sum(subject, 1)?;
         Some(Line { suppressed: (told > 1).then(|| told - 1) })
     }
 
-    /// The same for a line that tells a number: the sum of what came since the last one, when it may be written now.
+    /// The same for a line with a number: the sum since the last line; `None` if no line may be written now.
     pub fn admit_sum(&self, subject: &K, quantity: u64) -> Option<u64> {
         let now = Instant::now();
-        // Nothing panics while holding it.
+        // Nothing panics while holding the lock.
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = all.get_mut(subject) {
             last.left_out = last.left_out.saturating_add(quantity);
@@ -195,16 +195,16 @@ impl<K: Hash + Eq + Clone> Damper<K> {
     }
 }
 
-/// The damper of what has none of its own.
+/// The damper for all code that has none of its own.
 static COMMON: LazyLock<Damper<(&'static str, Box<str>)>> = LazyLock::new(Damper::new);
 
-/// The line of this kind about this subject, when one may be written now: [`Damper::admit`] for what has no damper of its own.
-/// Subjects are few: names from the configuration, not what a client sent.
+/// The line of this kind on this subject, by the common damper; `None` if none may be written now. Subjects must be few: names from the
+/// configuration, not values from clients.
 pub fn admit(kind: &'static str, subject: &str) -> Option<Line> {
     COMMON.admit(&(kind, subject.into()))
 }
 
-/// The same for a line that tells a number: [`Damper::admit_sum`].
+/// The same for a line with a number, like [`Damper::admit_sum`].
 pub fn admit_sum(kind: &'static str, subject: &str, quantity: u64) -> Option<u64> {
     COMMON.admit_sum(&(kind, subject.into()), quantity)
 }
@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_names_modules_with_their_levels_and_a_level_for_all_others() {
+    fn a_filter_gives_levels_to_modules_and_one_to_all_others() {
         for filter in ["switchyard::delivery=debug,info", " switchyard::delivery=debug , info, "] {
             let filter = read(filter).unwrap();
             let is_on = |target, level| filter.would_enable(target, &level);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_line_a_minute_for_each_subject_and_it_says_how_many_were_left_out() {
+    async fn each_subject_has_one_line_a_minute_with_the_number_of_lines_left_out() {
         let damper = Damper::new();
         let line = |suppressed| Some(Line { suppressed });
         assert_eq!((damper.admit(&"a"), damper.admit(&"b")), (line(None), line(None)));
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_damper_remembers_is_bounded() {
+    async fn the_number_of_subjects_of_a_damper_is_bounded() {
         let damper = Damper::new();
         let admitted = (0..3 * SUBJECTS).filter(|subject| damper.admit(subject).is_some()).count();
         assert_eq!(admitted, SUBJECTS);

@@ -1,18 +1,18 @@
-//! The metrics. The doc comment of each is its help text; labels come from closed sets, and every series exists at 0 from
-//! the moment its upstream or project is known.
+//! The metrics. The doc comment of each is its help text. Labels come from closed sets, and every series exists at 0 once its upstream or
+//! project is known.
 //!
-//! What the [`Ledger`](super::ledger::Ledger) counts is not counted here a second time: [`items`] has it at each scrape.
+//! The counts of the [`Ledger`](super::ledger::Ledger) are not repeated here: [`items`] reads them at each scrape.
 
 use prometheus::proto::{self, MetricFamily};
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
 use crate::vocabulary::vocabulary;
 
-/// From a tenth of a millisecond to a minute: answers and deliveries.
+/// Buckets from a tenth of a millisecond to a minute, for answers and deliveries.
 const SECONDS: &[f64] =
     &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// From a millisecond to three days: how long accepted envelopes waited.
+/// Buckets from a millisecond to three days, for the age of delivered envelopes.
 const LAG_SECONDS: &[f64] = &[
     0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0, 259200.0,
 ];
@@ -190,7 +190,7 @@ metrics! {
 }
 
 vocabulary! {
-    /// Why a request was refused as a whole: the label of `refused_requests_total`, and what repeated log lines are counted by.
+    /// Why a request was refused as a whole: the label of `refused_requests_total`, and the subject of repeated log lines.
     #[allow(missing_docs, reason = "each says itself")]
     pub enum Refused {
         Malformed = "malformed",
@@ -217,12 +217,12 @@ vocabulary! {
 }
 
 impl Refused {
-    /// Whether we had no room for it, or could not keep it: it is lost, as in the alert `SwitchyardRefusing`.
+    /// Whether the relay had no room for the request or could not keep it. Its data is lost, as in the alert `SwitchyardRefusing`.
     pub const fn is_for_want_of_room(self) -> bool {
         matches!(self, Self::JournalFull | Self::ProjectShare | Self::JournalFailed | Self::Overloaded)
     }
 
-    /// Whether it names no project and key that we know: a service may have a wrong DSN.
+    /// Whether the request names no configured project and key: a service may have a wrong DSN.
     pub const fn is_for_its_dsn(self) -> bool {
         matches!(self, Self::Unauthenticated | Self::UnknownProject | Self::Mismatch)
     }
@@ -246,8 +246,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// How long the commits of the journal took: the journal counts them itself. `buckets` are pairs of an upper bound in
-    /// seconds and the number of commits up to it, `count` and `sum` stand for all commits.
+    /// How long commits of the journal took, which the journal counts itself. `buckets` are pairs of an upper bound in seconds and the
+    /// number of commits up to it; `count` and `sum` are those of all commits.
     pub fn commit_durations(buckets: &[(f64, u64)], count: u64, sum: f64) -> MetricFamily {
         let mut histogram = proto::Histogram::default();
         histogram.set_sample_count(count);
@@ -269,7 +269,7 @@ impl Metrics {
         family
     }
 
-    /// Adds the metrics of the process itself, `process_*`, in the spelling every exporter has.
+    /// The registry of these metrics, and one of the process metrics, `process_*`, with the names that every exporter uses.
     pub fn registries(&self) -> (Registry, Registry) {
         let process = Registry::new();
         #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! What is counted and what is logged.
+//! Counting and logging: metrics, accounts, observations, the status, the report, logs.
 
 pub mod backfill;
 pub mod gaps;

@@ -1,6 +1,6 @@
-//! Numbers as a person reads them.
+//! Numbers in the form that people read.
 
-/// So many of something.
+/// A number and a noun, singular or plural.
 pub fn some(n: u64, what: &str) -> String {
     let plural = match n {
         1 => "",
@@ -10,17 +10,17 @@ pub fn some(n: u64, what: &str) -> String {
     format!("{} {what}{plural}", count(n))
 }
 
-/// The verb that goes with so many: `one` with one, `many` with others.
+/// The verb for a number of things: `one` for one, `many` for any other number.
 pub const fn verb(n: u64, one: &'static str, many: &'static str) -> &'static str {
     if n == 1 { one } else { many }
 }
 
-/// So many of something, and what is said of one or of many.
+/// A number, a noun, and the verb phrase for one or for many.
 pub fn those(n: u64, what: &str, one: &'static str, many: &'static str) -> String {
     format!("{} {}", some(n, what), verb(n, one, many))
 }
 
-/// A number with a comma before each three digits.
+/// A number with a comma before each group of three digits.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut told = String::with_capacity(digits.len() + digits.len() / 3);
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_told_as_a_person_reads_them() {
+    fn numbers_are_written_as_people_read_them() {
         for (n, told) in [(0, "0"), (999, "999"), (1000, "1,000"), (12_345_678, "12,345,678")] {
             assert_eq!(count(n), told);
         }

@@ -1,8 +1,8 @@
-//! What is observed of upstreams and intake between two rounds of the upkeep: attempts, lags, outages, repeats, refusals. The
-//! upkeep hands it to the journal every few seconds.
+//! Observations of upstreams between two rounds of the upkeep: attempts, lags, outages. The upkeep hands them to the journal every few
+//! seconds.
 //!
-//! Rule: unlike the accounts this is not committed with what it tells of, so a crash loses what was observed since the last
-//! round. Everything is bounded, however long the journal cannot take it.
+//! Rule: unlike the accounts, observations are not committed with the deliveries, so a crash loses those since the last round. All of it
+//! is bounded, however long the journal cannot take it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,68 +13,68 @@ use crate::policy::verdict::Verdict;
 
 use super::lags::Lags;
 
-/// The most beginnings and ends of outages that wait for a look.
+/// The most changes of one upstream between two rounds.
 const MOST_CHANGES: usize = 64;
-/// The most hours that wait for a look.
+/// The most hours of one upstream between two rounds.
 const MOST_HOURS: usize = 48;
 
-/// What an upstream did in some time.
+/// The performance of an upstream in some time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Performance {
-    /// Requests made, by the position of their verdict in [`Verdict::ALL`].
+    /// The number of requests, by the position of their verdict in [`Verdict::ALL`].
     pub attempts: [u64; Verdict::ALL.len()],
-    /// From the acceptance of an envelope to the 2xx, for each request that got one.
+    /// The time from the acceptance of an envelope to the 2xx, for each request that got one.
     pub lags: Lags,
 }
 
 impl Performance {
-    /// How many requests ended with that verdict.
+    /// The number of requests that ended with this verdict.
     pub const fn attempts(&self, verdict: Verdict) -> u64 {
         self.attempts[verdict as usize]
     }
 
-    /// Adds the other to it.
+    /// Adds the counts of another performance.
     pub fn merge(&mut self, other: &Self) {
         self.attempts.iter_mut().zip(other.attempts).for_each(|(own, more)| *own += more);
         self.lags.merge(&other.lags);
     }
 }
 
-/// A change in whether an upstream answers.
+/// The beginning or end of an outage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It does not since then: the first of the failures that opened its circuit.
+    /// The upstream has not answered since then, the time of the first failure that opened its circuit.
     Down {
         /// When.
         at: Timestamp,
-        /// What went wrong. Without secrets.
+        /// What went wrong, without secrets.
         cause: Box<str>,
     },
-    /// It does again, or for the first time since the start.
+    /// The upstream answers again, or for the first time since the start.
     Up {
         /// When.
         at: Timestamp,
     },
 }
 
-/// What was observed of one upstream since the last look.
+/// The observations of one upstream since the last round.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
-    /// By the hour, counted from the epoch.
+    /// The performance by hour, counted from the epoch.
     pub hours: BTreeMap<u64, Performance>,
-    /// In order.
+    /// The changes, in order.
     pub changes: Vec<Change>,
-    /// The last that is known: `None` before anything was heard of it.
+    /// Whether the upstream answered last; `None` before anything is known.
     up: Option<bool>,
 }
 
 impl Observed {
-    /// Whether there is nothing to tell.
+    /// Whether there is nothing to report.
     pub fn is_empty(&self) -> bool {
         self.hours.is_empty() && self.changes.is_empty()
     }
 
-    /// It answers, whatever the answer.
+    /// The upstream answered, with whatever answer.
     fn answered(&mut self, now: Timestamp) {
         if self.up.replace(true) != Some(true) {
             self.change(Change::Up { at: now });
@@ -82,7 +82,7 @@ impl Observed {
     }
 
     fn change(&mut self, change: Change) {
-        // An end always has room behind its beginning.
+        // The last place is kept for the end of an outage.
         let room = MOST_CHANGES - usize::from(matches!(change, Change::Down { .. }));
         if self.changes.len() < room {
             self.changes.push(change);
@@ -95,12 +95,12 @@ impl Observed {
     }
 }
 
-/// What was observed of every upstream. Cheap to clone; clones share it.
+/// The observations of every upstream. Cheap to clone; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Observations(Arc<Mutex<BTreeMap<Arc<str>, Observed>>>);
 
 impl Observations {
-    /// A request came to its end; `lag` when it was answered with 2xx.
+    /// Reports that a request ended; `lag` is set if it was answered with 2xx.
     pub fn attempted(&self, upstream: &Arc<str>, now: Timestamp, verdict: Verdict, lag: Option<Duration>) {
         self.of(upstream, |observed| {
             let performance = observed.hour(now.hour());
@@ -114,19 +114,19 @@ impl Observations {
         });
     }
 
-    /// It answered, and how that counts is not known yet.
+    /// Reports that an upstream answered, and that the verdict is not known yet.
     pub fn answered(&self, upstream: &Arc<str>, now: Timestamp) {
         self.of(upstream, |observed| observed.answered(now));
     }
 
-    /// How so many of its answers count has become known.
+    /// Reports the verdict on earlier answers.
     pub fn counted(&self, upstream: &Arc<str>, now: Timestamp, verdict: Verdict, answers: u64) {
         if answers > 0 {
             self.of(upstream, |observed| observed.hour(now.hour()).attempts[verdict as usize] += answers);
         }
     }
 
-    /// An upstream has not answered since `at`, and its circuit opened.
+    /// Reports that an upstream has not answered since `at` and that its circuit opened.
     pub fn down(&self, upstream: &Arc<str>, at: Timestamp, cause: &str) {
         self.of(upstream, |observed| {
             if observed.up.replace(false) != Some(false) {
@@ -135,7 +135,7 @@ impl Observations {
         });
     }
 
-    /// An upstream is used no longer: an outage of it ends with that, also one of the time before the start.
+    /// Reports that an upstream is no longer used. That ends its outage, even one from before the start.
     pub fn removed(&self, upstream: &Arc<str>, at: Timestamp) {
         self.of(upstream, |observed| {
             if observed.up.replace(true) != Some(true) {
@@ -144,12 +144,12 @@ impl Observations {
         });
     }
 
-    /// Whether an outage began or ended since the last time: that is told at once.
+    /// Whether an outage began or ended since the last [`Observations::take`]: it is reported at once.
     pub fn is_urgent(&self) -> bool {
         self.lock().values().any(|observed| !observed.changes.is_empty())
     }
 
-    /// What was observed since the last time, by upstream.
+    /// Removes and returns the observations, by upstream.
     pub fn take(&self) -> Vec<(Arc<str>, Observed)> {
         let mut all = self.lock();
         let news = all.iter_mut().filter(|(_, observed)| !observed.is_empty());
@@ -160,7 +160,7 @@ impl Observations {
         .collect()
     }
 
-    /// Takes back what could not be kept.
+    /// Puts back observations that the journal could not keep.
     pub fn give_back(&self, all: Vec<(Arc<str>, Observed)>) {
         for (upstream, mut before) in all {
             self.of(&upstream, |observed| {
@@ -183,7 +183,7 @@ impl Observations {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Observed>> {
-        // Nothing panics while holding it.
+        // Nothing panics while holding the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -195,7 +195,7 @@ mod tests {
     const T: Timestamp = Timestamp::from_millis(7_200_000);
 
     #[test]
-    fn what_could_not_be_kept_is_told_again_with_what_came_since() {
+    fn observations_put_back_are_taken_again_with_later_ones() {
         let (all, a) = (Observations::default(), Arc::from("a"));
         all.attempted(&a, T, Verdict::Delivered, Some(Duration::from_secs(1)));
         all.down(&a, T, "refused");
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded_and_an_outage_that_is_told_has_its_end() {
+    fn observations_are_bounded_and_the_last_outage_has_its_end() {
         let (all, a) = (Observations::default(), Arc::from("a"));
         for hour in 0..1000_u64 {
             let at = Timestamp::from_millis(hour * 3_600_000);

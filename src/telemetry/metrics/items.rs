@@ -1,7 +1,7 @@
-//! The metrics of the accounts in Prometheus' text format, made of the accounts at each scrape.
+//! The metrics of the accounts in Prometheus' text format, made from the accounts at each scrape.
 //!
-//! Rule: no registry keeps them. They are nearly all series there are, one for each upstream, project, category and reason, and a
-//! registry takes a kilobyte for each: half a gigabyte with two hundred projects at ten upstreams.
+//! Rule: no registry holds them. Nearly all series are theirs, one for each upstream, project, category and reason, and a registry takes
+//! a kilobyte for each: half a gigabyte with two hundred projects at ten upstreams.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use crate::policy::outcome::DropReason;
 use crate::telemetry::ledger::{Account, AccountKey};
 
-/// An account, and what waits of it.
+/// An account and its pending items.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Items {
-    /// What was counted.
+    /// The account.
     pub account: Account,
-    /// Items that wait.
+    /// The number of items that wait.
     pub pending: u64,
 }
 
@@ -24,7 +24,7 @@ type Family = (&'static str, &'static str, &'static str);
 const ACCEPTED: Family = ("switchyard_accepted_items_total", "counter", "Items accepted: committed to the journal.");
 const DROPPED: Family =
     ("switchyard_dropped_items_total", "counter", "Accepted items an upstream will not get, by reason.");
-/// What there is of each upstream.
+/// The metrics of each upstream.
 const OF_UPSTREAMS: [(Family, fn(&Items) -> u64); 3] = [
     (("switchyard_delivered_items_total", "counter", "Items an upstream answered with 2xx."), |items| {
         items.account.delivered
@@ -41,7 +41,7 @@ const OF_UPSTREAMS: [(Family, fn(&Items) -> u64); 3] = [
     ),
 ];
 
-/// Writes them all.
+/// Writes all of these metrics.
 pub fn write(all: &BTreeMap<AccountKey, Items>, text: &mut String) {
     let (of_intake, of_upstreams): (Vec<_>, Vec<_>) = all.iter().partition(|(key, _)| key.upstream.is_none());
     begin(text, ACCEPTED);
@@ -73,7 +73,7 @@ fn line(text: &mut String, (name, ..): Family, key: &AccountKey, reason: Option<
     text.extend(["\"} ", &value.to_string(), "\n"]);
 }
 
-/// The value of a label as the format has it.
+/// A label value, escaped for the text format.
 fn escaped(value: &str) -> Cow<'_, str> {
     if value.contains(['\\', '"', '\n']) {
         return value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', "\\n").into();
@@ -88,7 +88,7 @@ mod tests {
     use crate::protocol::category::Category;
 
     #[test]
-    fn each_account_is_written_under_its_labels_whatever_its_names_are() {
+    fn each_account_is_written_with_its_labels_whatever_its_names() {
         let key = |upstream: Option<&str>| AccountKey {
             upstream: upstream.map(Into::into),
             project: "a \"\\\n".into(),

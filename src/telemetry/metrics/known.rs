@@ -1,4 +1,4 @@
-//! The series that exist at 0 from the moment their upstream or project is known, but for those of the accounts.
+//! The series that exist at 0 once their upstream or project is known, except those of the accounts.
 
 use crate::policy::circuit::State;
 use crate::policy::outcome::RefusalReason;
@@ -8,7 +8,7 @@ use crate::protocol::category::Category;
 use super::{CODES, Metrics, Refused};
 
 impl Metrics {
-    /// Makes the series of an upstream exist.
+    /// Creates the series of an upstream.
     pub fn know_upstream(&self, upstream: &str) {
         for verdict in Verdict::ALL {
             self.delivery_attempts_total.with_label_values(&[upstream, verdict.name()]);
@@ -37,7 +37,7 @@ impl Metrics {
         self.delivery_lag_seconds.with_label_values(&[upstream]);
     }
 
-    /// Makes the series of a project exist, at each of its upstreams.
+    /// Creates the series of a project, at each of its upstreams.
     pub fn know_project<'a>(&self, project: &str, upstreams: impl Iterator<Item = &'a str>) {
         for outcome in ["sent", "failed", "given_up"] {
             self.notifications_total.with_label_values(&[outcome]);
@@ -59,7 +59,7 @@ impl Metrics {
         }
     }
 
-    /// Makes the series exist that belong to no upstream and no project.
+    /// Creates the series without an upstream and a project.
     pub fn know_daemon(&self, version: &str, commit: &str) {
         self.build_info.with_label_values(&[version, commit]).set(1);
         for reason in Refused::ALL {

@@ -1,22 +1,22 @@
-//! Differences that somebody has seen and finds right: `accept_drift` in the section `[report]`.
+//! Accepted differences, which somebody has seen and finds right: `accept_drift` in the section `[report]`.
 //!
-//! Rule: a name covers its field and everything below it, and nothing else. Places in lists are no part of a name.
+//! Rule: a name covers its field and everything below it. The positions in lists are not part of a name.
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The longest name.
+/// The longest name, in bytes.
 const LONGEST: usize = 200;
 
-/// A field whose differences are accepted, as in `extra` or `contexts.os`.
+/// A field whose differences are accepted, such as `extra` or `contexts.os`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptedField {
     written: Box<str>,
     plain: Box<str>,
 }
 
-/// Why a text names no field.
+/// The text is not the name of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a field as the report names it, as in \"extra\", \"contexts.os\" or \"exception.frames.lineno\"")]
 pub struct InvalidField;
@@ -38,19 +38,19 @@ impl AcceptedField {
         &self.written
     }
 
-    /// The part of an event that it is in, as in `contexts`.
+    /// The top-level part of an event that the field is in, such as `contexts`.
     pub fn part(&self) -> &str {
         self.plain.split('.').next().unwrap_or_default()
     }
 
-    /// Whether it is this field, or above it.
+    /// Whether `field` is this field or below it.
     pub fn covers(&self, field: &str) -> bool {
         let field = plain(field);
         field.strip_prefix(&*self.plain).is_some_and(|below| below.is_empty() || below.starts_with('.'))
     }
 }
 
-/// A field without its places in lists: `exception[0].frames[].lineno` is `exception.frames.lineno`.
+/// A field without positions in lists: `exception[0].frames[].lineno` becomes `exception.frames.lineno`.
 fn plain(field: &str) -> String {
     let mut out = String::new();
     let mut rest = field;
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_is_refused() {
+    fn a_text_that_is_no_name_is_refused() {
         for text in ["", ".", "extra.", "[0]", " ", &"x".repeat(201)] {
             assert_eq!(text.parse::<AcceptedField>(), Err(InvalidField), "{text}");
         }

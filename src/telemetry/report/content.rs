@@ -1,4 +1,4 @@
-//! Whether stored events are as they were sent: the result of the comparisons in the window of a report.
+//! Whether stored events are as they were sent: the comparisons in the window of a report.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,36 +10,36 @@ use super::super::verification::{ContentStatus, Differing, differ};
 
 /// The most differences that are listed.
 const LISTED: usize = 50;
-/// The most fields that are named in a line.
+/// The most fields that one line names.
 const SHOWN_FIELDS: usize = 8;
-/// What stands in the place of a value of an event for who may not read events.
+/// The replacement for values of events when the reader may not see events.
 const HIDDEN: &str = "(shown with the admin token)";
 
-/// Whether stored events are there as they were sent, as far as they were compared.
+/// Whether the events that were compared are stored as they were sent.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ContentReport {
-    /// From when on they were compared. That is a day ago where the time of the report is shorter and nothing was compared in it.
+    /// When the comparisons begin. That is a day ago if the report's window is shorter and nothing was compared in it.
     pub since: Timestamp,
-    /// Events compared.
+    /// The number of events compared.
     pub compared: u64,
-    /// Those of which a field is not there as it was sent.
+    /// The number of those with a field that differs from what was sent.
     pub differing: u64,
-    /// Of those that differ, how many do so in fields alone that `accept_drift` names: they do not count.
+    /// The number of differing events that differ only in fields of `accept_drift`; they do not count.
     #[serde(default)]
     pub accepted: u64,
-    /// The fields that it names.
+    /// The fields of `accept_drift`.
     #[serde(default)]
     pub accept_drift: Vec<String>,
-    /// In how many events each field differs, of the differences that are kept: numbers of places in lists are left out.
+    /// The number of events in which each field differs, among the kept differences. Field names have no positions in lists.
     pub fields: BTreeMap<String, u64>,
     /// Some of the differences, the newest first.
     pub sample: Vec<Differing>,
-    /// Why the last event that was to be compared could not be.
+    /// Why the last comparison failed; `None` if it did not.
     pub trouble: Option<String>,
 }
 
 impl ContentReport {
-    /// The report of these differences, the newest first.
+    /// A report of these differences, which must come newest first.
     pub fn new(since: Timestamp, counts: &ContentStatus, mut differences: Vec<Differing>) -> Self {
         let mut events: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
         for one in &differences {
@@ -51,7 +51,7 @@ impl ContentReport {
         Self { since, compared, differing, accepted, fields, sample: differences, ..Self::default() }
     }
 
-    /// Takes out what was in the events: field and event stay.
+    /// Hides the values of events. Field names and event ids stay.
     pub fn hide_values(&mut self) {
         for one in &mut self.sample {
             (one.difference.sent, one.difference.there) = (HIDDEN.to_owned(), HIDDEN.to_owned());
@@ -63,7 +63,7 @@ impl ContentReport {
         self.differing > self.accepted
     }
 
-    /// What was found, in a line.
+    /// The result in one line.
     pub fn told(&self) -> String {
         let compared = match self.compared {
             0 => "nothing was compared yet".to_owned(),
@@ -83,7 +83,7 @@ impl ContentReport {
     }
 }
 
-/// A field without the numbers of places in lists: that of the third frame is that of any frame.
+/// A field without the positions in lists: the field of the third frame counts as that of any frame.
 fn without_places(field: &str) -> String {
     let mut out = String::new();
     let mut rest = field;

@@ -1,6 +1,6 @@
-//! What is demanded of a candidate before it is called ready: the section `[report]`, and the decision.
+//! The criteria that a candidate must meet to be ready: the section `[report]`, and the decision.
 //!
-//! Rule: decided by what stands in the report, and nothing else.
+//! Rule: only the content of the report decides.
 
 use std::time::Duration;
 
@@ -19,30 +19,30 @@ use super::{Criterion, Report, ServiceReport, UpstreamReport};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// How long both ran side by side, when a report is asked for without saying so.
+    /// The window of a report that asks for none.
     pub window: Period,
-    /// The least share of the time asked for in which the candidate was seen.
+    /// The least share of the window in which the candidate was seen.
     pub min_seen: Percent,
-    /// The least share of that time in which the relay ran.
+    /// The least share of the time in which the relay ran.
     pub min_uptime: Percent,
-    /// The least share of the relay's time in which the candidate was in no outage.
+    /// The least share of the relay's time without an outage of the candidate.
     pub min_availability: Percent,
-    /// What 99 of 100 deliveries to the candidate stay below.
+    /// 99 of 100 deliveries to the candidate must take less than this.
     pub max_lag_p99: Period,
-    /// The most items and requests that the candidate refuses.
+    /// The most refusals of items and requests by the candidate.
     pub max_refused: u64,
-    /// The most items that are lost for the candidate.
+    /// The most items lost for the candidate.
     pub max_lost: u64,
-    /// The most items that are kept from the candidate.
+    /// The most items withheld from the candidate.
     pub max_withheld: u64,
     /// The least share of the error events taken by the candidate that were found there.
     pub min_verified: Percent,
-    /// Whether it must be shown that the candidate stores what it takes. Without, the verdict says that it does not rest on that.
+    /// Whether it must be shown that the candidate stores what it takes. If not, the verdict says that this was not shown.
     pub require_stored: bool,
-    /// The services that must have sent something: projects, or the `server_name` or release of events, also behind their project as
-    /// in `shop/api`. Empty: every project.
+    /// The services that must have sent something: names of projects, or the `server_name` or release of events, which may follow its
+    /// project as in `shop/api`. Empty means every project.
     pub expect: Vec<Box<str>>,
-    /// The fields in which events may differ from what was sent: somebody has seen that, and finds it right.
+    /// The fields in which events may differ from what was sent, because somebody finds that right.
     pub accept_drift: Vec<AcceptedField>,
 }
 
@@ -89,7 +89,7 @@ pub fn judge(settings: &Settings, report: &mut Report) {
     report.verdict = verdict(settings, report);
 }
 
-/// The verdict in one line: it says how long the candidate was seen, and what nobody could judge.
+/// The verdict in one line, with how long the candidate was seen and the criteria that could not be judged.
 fn verdict(settings: &Settings, report: &Report) -> String {
     let name = &report.candidate;
     let named = |pick: fn(&&Criterion) -> bool| -> Vec<&str> {
@@ -120,20 +120,20 @@ fn verdict(settings: &Settings, report: &Report) -> String {
     }
 }
 
-/// How long the candidate was seen, and of how long a time where that is longer.
+/// How long the candidate was seen, and of how long a window if that is longer.
 fn seen_for(report: &Report) -> String {
     let (seen, asked) = (roughly(report.seen()), roughly(report.asked()));
     if seen == asked { seen } else { format!("{seen} of {asked}") }
 }
 
-/// A span of time, from ten minutes on without its seconds.
+/// A span of time; from ten minutes on without seconds.
 fn roughly(length: Duration) -> String {
     let seconds = length.as_secs();
     let whole = if seconds >= 600 { seconds / 60 * 60 } else { seconds };
     hours(Duration::from_secs(whole).as_secs_f64())
 }
 
-/// Whether nothing came for it, so that nothing can be said of it.
+/// Whether nothing came for the candidate, so that it cannot be judged.
 fn is_idle(candidate: &UpstreamReport) -> bool {
     let counts = [
         candidate.accepted(),
@@ -151,7 +151,7 @@ fn criterion(name: &str, passed: bool, demanded: String, found: String) -> Crite
 }
 
 impl Criterion {
-    /// What came of it, in a word.
+    /// The result in a word.
     pub const fn result(&self) -> &'static str {
         match (self.judged, self.passed) {
             (false, _) => "not judged",
@@ -160,13 +160,13 @@ impl Criterion {
         }
     }
 
-    /// The same where nothing came. What came while the relay did not run nobody can count.
+    /// The criterion when nothing came for the candidate. What came while the relay did not run is unknown.
     fn idle(self, gaps: &[GapStatus]) -> Self {
         let uncounted = if self.name == "lost" { uncounted(gaps) } else { String::new() };
         self.without(&format!("{NOTHING_CAME}{uncounted}"))
     }
 
-    /// The same where there is nothing to judge, and why.
+    /// The criterion when there is nothing to judge, and why.
     fn without(self, why: &str) -> Self {
         Self { passed: true, judged: false, found: why.to_owned(), ..self }
     }
@@ -202,7 +202,7 @@ fn balance(candidate: &UpstreamReport) -> Criterion {
     criterion("balance", candidate.difference == 0, demanded, format!("a difference of {}", candidate.difference))
 }
 
-/// The reasons to drop that have this cause.
+/// The names of the drop reasons with this cause.
 fn names_of(cause: Cause) -> impl Iterator<Item = &'static str> {
     DropReason::ALL.into_iter().filter(move |reason| reason.cause() == cause).map(DropReason::name)
 }
@@ -239,7 +239,7 @@ fn lost(settings: &Settings, candidate: &UpstreamReport, gaps: &[GapStatus]) -> 
     )
 }
 
-/// What nobody can count.
+/// The time whose data cannot be counted, in words.
 fn uncounted(gaps: &[GapStatus]) -> String {
     words::without_relay(gaps).map_or(String::new(), |length| {
         format!(", and what services sent in the {length} without the relay, which nobody can count")
@@ -314,7 +314,7 @@ fn canary(is_configured: bool, candidate: &UpstreamReport, since: Timestamp) -> 
     }
 }
 
-/// Whether it stores what it takes; `None` when that is not demanded and cannot be told.
+/// Whether the candidate stores what it takes; `None` if that is neither demanded nor known.
 fn stored(settings: &Settings, candidate: &UpstreamReport, name: &str) -> Option<Criterion> {
     let demanded = format!("it stores {} of the error events that it took, and none is missing", settings.min_verified);
     let Some(own) = &candidate.verification else {
@@ -336,7 +336,7 @@ fn stored(settings: &Settings, candidate: &UpstreamReport, name: &str) -> Option
     Some(if holds || settings.require_stored { criterion } else { criterion.without(&not_demanded) })
 }
 
-/// Whether what it stores is what was sent; `None` where that is not compared.
+/// Whether the stored events are as they were sent; `None` if they are not compared.
 fn content(settings: &Settings, candidate: &UpstreamReport) -> Option<Criterion> {
     let own = candidate.verification.as_ref()?.content.as_ref()?;
     let demanded = "events that were compared are there as they were sent".to_owned();
@@ -345,7 +345,7 @@ fn content(settings: &Settings, candidate: &UpstreamReport) -> Option<Criterion>
     Some(if is_open { criterion.without(&own.told()) } else { criterion })
 }
 
-/// What of the candidate's differences does not count, for the verdict.
+/// The accepted differences of the candidate, for the verdict.
 fn accepted(report: &Report) -> String {
     let candidate = report.upstreams.iter().find(|own| own.role == "candidate");
     let content = candidate.and_then(|own| own.verification.as_ref()?.content.as_ref());
@@ -358,10 +358,10 @@ fn accepted(report: &Report) -> String {
     }
 }
 
-/// Hours up to three days, as operators write them.
+/// The longest time that is written in hours: three days, as operators write it.
 const LONGEST_IN_HOURS: u64 = 72 * 3600;
 
-/// A span of time in days, hours, minutes and seconds, without what is zero; one below a second in milliseconds.
+/// A span of time in days, hours, minutes and seconds without zeros; in milliseconds below a second.
 pub fn hours(seconds: f64) -> String {
     let length = Duration::try_from_secs_f64(seconds).unwrap_or_default();
     let whole = length.as_secs();
@@ -411,7 +411,7 @@ mod tests {
         report
     }
 
-    /// The criteria that fail after `change`.
+    /// The names of the criteria that fail after `change`.
     fn failed(change: impl FnOnce(&mut Report)) -> Vec<String> {
         let mut report = report();
         change(&mut report);
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_is_told_with_what_explains_it() {
+    fn a_criterion_names_what_explains_its_finding() {
         let found = |report: &Report, name: &str| {
             report.criteria.iter().find(|criterion| criterion.name == name).unwrap().found.clone()
         };
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_shown_to_be_stored_is_not_ready() {
+    fn a_candidate_that_is_not_shown_to_store_events_is_not_ready() {
         let own = |change: fn(&mut VerificationReport)| {
             failed(|report| change(report.upstreams[0].verification.as_mut().unwrap()))
         };
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_from_what_was_sent_is_not_ready_and_neither_is_what_was_never_compared() {
+    fn differing_events_or_no_compared_events_make_a_candidate_not_ready() {
         let own = |change: fn(&mut ContentReport)| {
             failed(|report| change(report.upstreams[0].verification.as_mut().unwrap().content.as_mut().unwrap()))
         };
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_in_accepted_fields_alone_is_ready_and_the_verdict_says_so() {
+    fn differences_in_accepted_fields_alone_are_ready_and_named_in_the_verdict() {
         let mut report = report();
         let own = report.upstreams[0].verification.as_mut().unwrap().content.as_mut().unwrap();
         (own.differing, own.accepted, own.accept_drift) = (2, 2, vec!["extra".into(), "contexts.os".into()]);
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_counted_by_events_and_without_their_places_in_lists() {
+    fn fields_are_counted_by_events_without_positions_in_lists() {
         let differing = |event_id: &str, field: &str| Differing {
             event_id: event_id.into(),
             project: "shop".into(),
@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_for_a_part_of_the_time_alone_is_not_ready_and_says_from_when_it_may_be() {
+    fn a_candidate_seen_for_a_part_of_the_window_is_not_ready_until_a_named_time() {
         let mut report = report();
         report.seen_since = report.now - Duration::from_secs(12 * 60 + 5);
         judge(&Settings::default(), &mut report);
@@ -548,7 +548,7 @@ mod tests {
         report.seen_since = report.now - Duration::from_secs(46 * 3600);
         judge(&Settings::default(), &mut report);
         assert!(report.ready && report.verdict.contains("; seen for 46 h of 48 h"), "{}", report.verdict);
-        // A shorter time that was asked for is judged as that.
+        // A shorter window that was asked for is judged by itself.
         (report.since, report.seen_since) =
             (report.now - Duration::from_secs(720), report.now - Duration::from_secs(720));
         judge(&Settings::default(), &mut report);
@@ -556,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn what_there_is_nothing_to_judge_of_neither_passes_nor_counts() {
+    fn a_criterion_without_anything_to_judge_neither_passes_nor_counts() {
         let unjudged = |settings: &Settings, change: fn(&mut Report)| {
             let mut report = report();
             report.upstreams[0].attempts.insert("delivered".into(), 9);
@@ -602,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn the_verdict_names_what_fails() {
+    fn the_verdict_names_the_failing_criteria() {
         let mut report = report();
         (report.upstreams[0].difference, report.upstreams[0].lag) = (3, None);
         judge(&Settings::default(), &mut report);

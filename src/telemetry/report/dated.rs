@@ -1,7 +1,7 @@
-//! Until when a finding counts against a candidate. A fault leaves the window of a report as time goes on, most of them with
-//! their hour, slow deliveries with their step of five minutes.
+//! Until when a finding counts against a candidate. As time goes on, a fault leaves the window of a report: most faults with their hour,
+//! slow deliveries with their step of five minutes.
 //!
-//! Rule: the latest moment is told. A backfill, a retry or a repair may end it earlier.
+//! Rule: the latest possible time is given. A backfill, a retry or a repair may end the finding earlier.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use super::{Criterion, Report, UpstreamReport};
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// The key in `latest` of deliveries that took longer than is demanded.
+/// The key in `latest` of deliveries that took longer than demanded.
 pub const SLOW: &str = "slow";
 
 impl Criterion {
-    /// The same with the moment until which it counts.
+    /// Adds the time until which the finding counts.
     pub(super) fn until(mut self, report: &Report, candidate: &UpstreamReport) -> Self {
         self.until = if self.passed { None } else { until(&self.name, report, candidate) };
         if let Some(until) = self.until {
@@ -28,7 +28,7 @@ impl Criterion {
     }
 }
 
-/// When what was in a step has left a window that begins. Of one that reaches far back, the steps of an hour are one by then.
+/// The end of a step. In a long window it is the end of the hour: the steps of an hour have become one by the time the window leaves it.
 fn end_of(step: Timestamp, window: Duration) -> Timestamp {
     match window + HOUR < FINE {
         true => step + STEP,

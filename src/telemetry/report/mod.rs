@@ -1,5 +1,5 @@
-//! The report: the evidence of a parallel run, and whether it is enough. What `/api/report` answers, what the page and
-//! `switchyard report` show. Plain data, one shape for all; `criteria` decides.
+//! The report: the evidence of a parallel run, and whether it suffices. `/api/report` returns it; the page and `switchyard report` show
+//! it. Plain data, the same for all; [`criteria`] decides.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,24 +26,24 @@ mod dated;
 pub mod span;
 mod within;
 
-/// How two upstreams fared side by side, and whether the candidate is ready.
+/// How two upstreams performed side by side, and whether the candidate is ready.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
-    /// The version that made it.
+    /// The version of the relay that made it.
     pub version: String,
-    /// When it was made: the end of its time.
+    /// When it was made, the end of its window.
     pub now: Timestamp,
-    /// The beginning of its time.
+    /// The beginning of its window.
     pub since: Timestamp,
-    /// From when on items, attempts and lags are counted: they are kept by the hour.
+    /// The beginning of the counts of items, attempts and lags, which are kept by the hour.
     pub counted_since: Timestamp,
-    /// From when on there is anything to tell: its beginning, or the first start of the relay that is known where that is later.
+    /// The beginning of what is known: the beginning of the window, or the relay's first known start if that is later.
     #[serde(default)]
     pub known_since: Timestamp,
-    /// From when on the candidate was seen: `known_since`, or the first that came for it where that is later.
+    /// When the candidate was first seen: `known_since`, or when something first came for it if that is later; `now` if nothing did.
     #[serde(default)]
     pub seen_since: Timestamp,
-    /// The moment of requests, lags and outages: they are kept every few seconds, items with each delivery.
+    /// The time of the requests, lags and outages, which are kept every few seconds. Items are kept with each delivery.
     #[serde(default)]
     pub observed_at: Timestamp,
     /// Whether canaries are configured.
@@ -55,39 +55,40 @@ pub struct Report {
     pub candidate: String,
     /// Whether every criterion holds.
     pub ready: bool,
-    /// The same in one line.
+    /// The verdict in one line.
     pub verdict: String,
-    /// What was demanded and what was found.
+    /// The criteria, demanded and found.
     pub criteria: Vec<Criterion>,
     /// When the relay ran.
     pub relay: RelayReport,
-    /// What came in.
+    /// The submissions.
     pub intake: IntakeReport,
-    /// The primary, the candidate, then others.
+    /// The primary, the candidate, and then the other upstreams.
     pub upstreams: Vec<UpstreamReport>,
-    /// Who got what, of the records that are still kept.
+    /// Which upstream got which of the records that are still kept.
     pub comparison: ComparisonReport,
-    /// The services that were expected.
+    /// The expected services.
     pub services: Vec<ServiceReport>,
-    /// The switches in this time, newest first.
+    /// The switches in the window, newest first.
     pub switches: Vec<SwitchStatus>,
 }
 
-/// One thing that is demanded.
+/// A criterion.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Criterion {
     /// `seen`, `uptime`, `balance`, `withheld`, `lost`, `refused`, `availability`, `lag`, `services`, `canary`, `stored`, `content`.
     pub name: String,
-    /// Whether nothing speaks against it.
+    /// Whether it is met, or was not judged.
     pub passed: bool,
-    /// Whether there was anything to judge. Without, it counts neither for the candidate nor against it.
+    /// Whether there was anything to judge. If not, it counts neither for nor against the candidate.
     #[serde(default = "yes")]
     pub judged: bool,
     /// What is demanded.
     pub demanded: String,
     /// What was found.
     pub found: String,
-    /// Where it does not hold: until when at the latest what was found counts, if nothing more comes.
+    /// The latest time until which the finding counts against the candidate if nothing is added to it; `None` if it is met or the time is
+    /// unknown.
     #[serde(default)]
     pub until: Option<Timestamp>,
 }
@@ -99,22 +100,22 @@ const fn yes() -> bool {
 /// When the relay ran.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RelayReport {
-    /// How long the time of the report is, from the relay's first start on.
+    /// The length of the window, from the relay's first start on.
     pub window_seconds: f64,
-    /// How long it ran in it. A crash counts from the last sign of life, which is no older than ten seconds.
+    /// How long the relay ran in it. A crash counts from the last sign of life, at most ten seconds earlier.
     pub up_seconds: f64,
-    /// The share of it in percent.
+    /// The share of the window in which it ran, in percent.
     pub uptime_percent: f64,
     /// How often it was started in it, or went on after it had stood still.
     pub starts: u64,
-    /// How many of those before ended without being told to.
+    /// The number of runs that ended in the window without a stop.
     pub crashes: u64,
-    /// When it did not run in that time. What services sent then is lost unless they sent it again, and nobody can count it.
+    /// The times in the window when it did not run. Data that services sent then is lost unless they repeat it, and nobody can count it.
     #[serde(default)]
     pub gaps: Vec<GapStatus>,
 }
 
-/// What came in.
+/// The submissions to the relay.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct IntakeReport {
     /// Items accepted, by category.
@@ -123,12 +124,12 @@ pub struct IntakeReport {
     pub duplicates: BTreeMap<String, u64>,
     /// Requests refused, by reason.
     pub refused: BTreeMap<String, u64>,
-    /// Items that were not let in, by reason: limits and storms.
+    /// Items that limits and storms refused, by reason.
     #[serde(default)]
     pub refused_items: BTreeMap<String, u64>,
 }
 
-/// How one upstream fared.
+/// How one upstream performed.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct UpstreamReport {
     /// Its name.
@@ -139,69 +140,69 @@ pub struct UpstreamReport {
     pub categories: Vec<CategoryReport>,
     /// Items dropped over all categories, by reason.
     pub dropped: BTreeMap<String, u64>,
-    /// The beginning of the hour in which something last went wrong, by what did: the reason of a drop, `misconfigured`, `canary_failed`.
-    /// Of `slow`, that of the step.
+    /// When the last hour with a fault began, by kind of fault: the reason of a drop, `misconfigured`, `canary_failed`; for `slow`, when
+    /// the last such step began.
     #[serde(default)]
     pub latest: BTreeMap<String, Timestamp>,
-    /// Requests made, by what the answers meant: `delivered`, `rate_limited`, `failed`, `misconfigured`, `refused`.
+    /// The number of requests, by verdict: `delivered`, `rate_limited`, `failed`, `misconfigured`, `refused`, `unsupported`.
     pub attempts: BTreeMap<String, u64>,
-    /// How long its deliveries took; absent when there were none.
+    /// How long its deliveries took; `None` if there were none.
     pub lag: Option<LagReport>,
-    /// What is known finer than by the hour; absent where nothing is.
+    /// Figures finer than by the hour; `None` if there are none.
     #[serde(default)]
     pub within: Option<WithinReport>,
-    /// Its outages in this time, newest first.
+    /// Its outages in the window, newest first.
     pub outages: Vec<OutageStatus>,
-    /// How long they lasted together, while the relay ran.
+    /// How long its outages lasted together while the relay ran.
     pub outage_seconds: f64,
-    /// The share of the relay's time in which it had none, in percent.
+    /// The share of the relay's time without its outages, in percent.
     pub availability_percent: f64,
     /// Envelopes that wait for it now.
     pub waiting: u64,
-    /// Envelopes it refused for good, kept now.
+    /// Envelopes that it refused for good and that are kept now.
     pub dead_letters: u64,
-    /// Its rate limits now.
+    /// Its present rate limits.
     pub limits: Vec<LimitStatus>,
-    /// Whether it stores what it took; absent where it has no `api` to be asked.
+    /// Whether it stores what it took; `None` if it has no `api` to ask.
     #[serde(default)]
     pub verification: Option<VerificationReport>,
-    /// Canaries that did not get through in this time.
+    /// The number of times that canaries stopped getting through in the window.
     #[serde(default)]
     pub canaries_failed: u64,
-    /// How canaries fare there now; absent where it gets none.
+    /// The present state of its canaries; `None` if it gets none.
     #[serde(default)]
     pub canary: Option<CanaryStatus>,
-    /// What does not add up in its accounts: anything but 0 is a defect.
+    /// The difference in its accounts: anything but 0 is a defect.
     pub difference: i64,
 }
 
-/// Whether an upstream stores the error events that it took in this time: stored + missing + lost + recent + unknown = delivered.
+/// Whether an upstream stores the error events that it took in the window: stored + missing + lost + recent + unknown = delivered.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct VerificationReport {
     /// Error events that it answered with 2xx.
     pub delivered: u64,
     /// Found there.
     pub stored: u64,
-    /// Missing there now.
+    /// Missing there at present.
     pub missing: u64,
     /// Missing there until they were sent again or given up.
     pub lost: u64,
-    /// Of those lost, how many were given up and are kept as dead letters.
+    /// The part of the lost events that were given up and are kept as dead letters.
     pub given_up: u64,
-    /// When the last of these was accepted.
+    /// When the last event that was given up was accepted.
     #[serde(default)]
     pub given_up_at: Option<Timestamp>,
-    /// Taken so recently that it is too early to look.
+    /// Taken too recently to be looked for.
     pub recent: u64,
-    /// Of which nobody knows.
+    /// Events of unknown state.
     pub unknown: u64,
-    /// The share that was found of all but the recent, in percent.
+    /// The share that was found, in percent of all but the recent.
     pub stored_percent: f64,
-    /// Some of the missing, the newest first.
+    /// Some of the missing events, newest first.
     pub sample: Vec<NotFound>,
-    /// Why the tracker cannot be asked now, with the remedy.
+    /// Why the tracker's API cannot be asked now, with the remedy.
     pub trouble: Option<String>,
-    /// What comparing stored events with what was sent showed; absent where that is turned off.
+    /// The comparison of stored events with what was sent; `None` if it is turned off.
     #[serde(default)]
     pub content: Option<ContentReport>,
 }
@@ -212,7 +213,7 @@ impl UpstreamReport {
         self.items().map(|category| category.accepted).sum()
     }
 
-    /// Items it took.
+    /// Items that it took.
     pub fn delivered(&self) -> u64 {
         self.items().map(|category| category.delivered).sum()
     }
@@ -222,32 +223,32 @@ impl UpstreamReport {
         self.categories.iter().filter(|category| Category::counts_items(&category.category))
     }
 
-    /// Items dropped first, and waiting again later or sent.
+    /// Items that were dropped first, and wait again or were delivered later.
     pub fn returned(&self) -> u64 {
         self.items().map(|category| category.returned).sum()
     }
 
-    /// Items waiting for it now.
+    /// Items that wait for it now.
     pub fn pending(&self) -> u64 {
         self.items().map(|category| category.pending).sum()
     }
 
-    /// Items that were kept from it, and that a backfill took up later.
+    /// Items that were withheld from it, and that a backfill took up later.
     pub fn backfilled(&self) -> u64 {
         self.items().map(|category| category.backfilled).sum()
     }
 
-    /// Items that it refused, and that were retried later.
+    /// Items that it refused and that were retried later.
     pub fn retried(&self) -> u64 {
         self.items().map(|category| category.retried).sum()
     }
 
-    /// Items dropped for reasons of that cause.
+    /// Items dropped for reasons with this cause.
     pub fn dropped_by(&self, cause: Cause) -> u64 {
         dropped_by(&self.dropped, cause)
     }
 
-    /// What 99 of 100 deliveries took at most, judged from the report's beginning on; `None` where nothing was delivered.
+    /// The longest of 99 of 100 deliveries, in seconds, from the beginning of the window on; `None` if nothing was delivered.
     pub fn lag_p99(&self) -> Option<f64> {
         match &self.within {
             Some(within) => within.lag_p99_seconds,
@@ -255,7 +256,7 @@ impl UpstreamReport {
         }
     }
 
-    /// Requests that ended so.
+    /// The number of requests with this verdict.
     pub fn attempts_of(&self, result: &str) -> u64 {
         self.attempts.get(result).copied().unwrap_or(0)
     }
@@ -272,12 +273,12 @@ pub struct CategoryReport {
     pub delivered: u64,
     /// Dropped, by reason; reasons with 0 are left out.
     pub dropped: BTreeMap<String, u64>,
-    /// Dropped first, and waiting again later: retried dead letters.
+    /// Dropped first, and waiting again later: retried dead letters and backfilled records.
     pub returned: u64,
-    /// Of what was kept from it in this time, taken up by a backfill since.
+    /// The part that was withheld in the window and that a backfill has taken up since.
     #[serde(default)]
     pub backfilled: u64,
-    /// Of what it refused in this time, retried since.
+    /// The part that it refused in the window and that was retried since.
     #[serde(default)]
     pub retried: u64,
     /// Waiting for it now.
@@ -287,75 +288,75 @@ pub struct CategoryReport {
 /// How long deliveries took, from acceptance to 2xx.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LagReport {
-    /// How many.
+    /// The number of deliveries.
     pub count: u64,
-    /// Half of them took no longer.
+    /// Half of the deliveries took no longer.
     pub p50_seconds: f64,
-    /// 99 of 100 took no longer.
+    /// 99 of 100 deliveries took no longer.
     pub p99_seconds: f64,
-    /// The longest, exactly.
+    /// The longest delivery; exact.
     pub max_seconds: f64,
-    /// By how much of themselves the quantiles may be wrong, in percent.
+    /// The greatest relative error of the quantiles, in percent.
     pub error_percent: f64,
 }
 
-/// Who got what, of the records that are still kept.
+/// Which upstream got which of the records that are still kept.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ComparisonReport {
-    /// Records compared.
+    /// The number of records compared.
     pub compared: u64,
-    /// When the first of them was accepted: what is older is not kept any more.
+    /// When the oldest of them was accepted. Older records are no longer kept.
     pub oldest: Option<Timestamp>,
-    /// Whether all that are kept were compared.
+    /// Whether all kept records were compared.
     pub complete: bool,
-    /// What the primary got and the candidate did not.
+    /// Records that the primary got and the candidate did not.
     pub candidate_missed: MissedReport,
-    /// What the candidate got and the primary did not.
+    /// Records that the candidate got and the primary did not.
     pub primary_missed: MissedReport,
-    /// How many the primary got and still wait for the candidate.
+    /// The number of records that the primary got and that still wait for the candidate.
     pub candidate_waits: u64,
-    /// The reverse.
+    /// The number of records that the candidate got and that still wait for the primary.
     pub primary_waits: u64,
 }
 
-/// What one upstream got and the other did not.
+/// Records that one upstream got and the other did not.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct MissedReport {
-    /// How many records.
+    /// The number of records.
     pub count: u64,
-    /// Why: `not_sent`, or the reason of a drop.
+    /// The number by reason: `not_sent`, or the reason of a drop.
     pub reasons: BTreeMap<String, u64>,
-    /// Some of them, the oldest first.
+    /// Some of the records, oldest first.
     pub sample: Vec<Missed>,
 }
 
 /// A record that one upstream got and the other did not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missed {
-    /// The event id, when it has one.
+    /// The event id; `None` if it has none.
     pub event_id: Option<String>,
     /// The project.
     pub project: String,
     /// When it was accepted.
     pub accepted_at: Timestamp,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// A service that was expected to send something.
+/// An expected service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceReport {
-    /// The project, `server_name` or release it is known by.
+    /// The name: a project, `server_name` or release.
     pub name: String,
     /// Whether it sent something.
     pub seen: bool,
-    /// The projects by whose keys it did.
+    /// The projects whose keys it used.
     #[serde(default)]
     pub projects: Vec<String>,
 }
 
 impl ServiceReport {
-    /// The service, and by which projects it was seen where its name does not say so.
+    /// The name, with the projects if the name does not contain them.
     pub fn told(&self) -> String {
         let is_named = |project: &String| {
             self.name.strip_prefix(project.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -369,12 +370,12 @@ impl ServiceReport {
 }
 
 impl Report {
-    /// From when on items, attempts and lags are counted, where that is earlier than the report's beginning.
+    /// The beginning of the counts of items, attempts and lags, if it is before the window.
     pub fn counts_earlier(&self) -> Option<Timestamp> {
         Some(self.counted_since).filter(|counted| *counted < self.since)
     }
 
-    /// From when on the lags and losses of the candidate are judged, where that is known finer than by the hour.
+    /// The beginning of the judged lags and losses of the candidate, if it is known finer than by the hour.
     pub fn judged_since(&self) -> Option<Timestamp> {
         let candidate = self.upstreams.iter().find(|upstream| upstream.role == "candidate")?;
         candidate.within.as_ref().map(|within| within.since)
@@ -385,12 +386,12 @@ impl Report {
         self.now.since(self.seen_since)
     }
 
-    /// How long a time was asked for.
+    /// The length of the window.
     pub fn asked(&self) -> Duration {
         self.now.since(self.since)
     }
 
-    /// The relay's first start, where it is later than the report's beginning.
+    /// The relay's first start, if it is in the window.
     pub fn first_start(&self) -> Option<Timestamp> {
         Some(self.known_since).filter(|known| *known > self.since)
     }
