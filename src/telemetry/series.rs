@@ -1,7 +1,7 @@
-//! How upstreams fared over time, in steps of five minutes: the data of charts and sparklines.
+//! The performance of upstreams over time, in steps of five minutes: the data of charts and sparklines.
 //!
-//! Rule: like all observations it is handed over every few seconds and not with each delivery. What could not be kept is handed
-//! over with what comes after it. Counts items, as the accounts do, and envelopes that wait.
+//! Rule: like all observations, steps are handed over every few seconds and not with each delivery. A step that could not be kept is
+//! handed over with the next one. Steps count items, as the accounts do, and waiting envelopes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use super::observations::Observed;
 
 /// The length of a step.
 pub const STEP: Duration = Duration::from_secs(300);
-/// How long steps are kept before those of an hour become one.
+/// How long steps are kept before the steps of an hour are merged into one.
 pub const FINE: Duration = Duration::from_secs(48 * 3600);
 
-/// What one upstream did in one step.
+/// The performance of one upstream in one step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Step {
     /// When the step begins.
     pub at: Timestamp,
-    /// Items accepted for it, and taken up again.
+    /// Items accepted for it, and items that wait again.
     pub accepted: u64,
-    /// Items it took.
+    /// Items that it took.
     pub delivered: u64,
-    /// Items that could not be kept long enough: [`Cause::Lost`].
+    /// Items that could not be kept long enough ([`Cause::Lost`]).
     pub lost: u64,
-    /// Envelopes that waited at the end; of an hour the most.
+    /// Envelopes that waited at the end of the step; in the step of an hour, the most of its steps.
     pub waiting: u64,
-    /// Of the lags of a hundred deliveries the greatest but one, in milliseconds; of an hour the most of its steps.
+    /// The 99th percentile of the lags in milliseconds; in the step of an hour, the greatest of its steps.
     pub lag_p99: Option<u64>,
 }
 
@@ -43,7 +43,7 @@ impl Step {
     }
 }
 
-/// Items of an upstream since the journal began.
+/// The totals of an upstream since the journal began.
 #[derive(Clone, Copy, Debug, Default)]
 struct Totals {
     accepted: u64,
@@ -51,7 +51,7 @@ struct Totals {
     lost: u64,
 }
 
-/// What was told last, of which the next steps are the difference.
+/// The state at the last look, from which the next steps are computed.
 #[derive(Clone, Debug, Default)]
 pub struct Series {
     at: Timestamp,
@@ -60,12 +60,12 @@ pub struct Series {
 }
 
 impl Series {
-    /// Begins with these accounts: what is in them is told already.
+    /// A series that begins with these accounts; the quantities in them belong to no step.
     pub fn new(accounts: &BTreeMap<AccountKey, Account>) -> Self {
         Self { totals: totals(accounts), ..Self::default() }
     }
 
-    /// What came since the last time, to be kept, and the series that goes on after it.
+    /// The steps since the last look, and the series to continue with once they are kept.
     pub fn look(
         &self,
         now: Timestamp,
@@ -100,7 +100,7 @@ impl Series {
     }
 }
 
-/// When the step begins that a time is in.
+/// The beginning of the step that contains this time.
 pub fn beginning(at: Timestamp) -> Timestamp {
     let step = STEP.as_millis() as u64;
     Timestamp::from_millis(at.as_millis() / step * step)
@@ -129,7 +129,7 @@ mod tests {
     use crate::telemetry::observations::Observations;
 
     #[test]
-    fn a_step_is_what_came_since_the_last_look_and_what_was_not_kept_comes_again() {
+    fn a_step_is_the_difference_to_the_last_look_that_was_kept() {
         let (a, mut account) = (Arc::<str>::from("a"), Account::default());
         let at = |second: u64| Timestamp::from_millis(second * 1000);
         let key = AccountKey { upstream: Some(Arc::clone(&a)), project: "p".into(), category: Category::Error };

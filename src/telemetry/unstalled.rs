@@ -1,7 +1,7 @@
-//! A stream that lines are written to and that nobody need read: a pipe whose reader stands still holds up nobody.
+//! A stream for lines that nobody needs to read: a pipe whose reader stands still holds up nobody.
 //!
-//! Rule: a line is written as a whole or left out. Nothing waits for room: the threads that write are those that serve clients and
-//! upstreams, and on a machine with one processor there is one of them. Lines that are left out are counted ([`left_out`]).
+//! Rule: a line is written as a whole, or left out. No write waits for room, because the threads that write also serve clients and
+//! upstreams, and a machine with one processor has only one of them. Lines that are left out are counted ([`left_out`]).
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -11,22 +11,22 @@ use std::sync::{Mutex, PoisonError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// What a pipe that has any room takes without blocking (`PIPE_BUF`, pipe(7)).
+/// The number of bytes that a pipe takes without blocking if it has any room (`PIPE_BUF`, pipe(7)).
 const PIECE: usize = 4096;
 
 static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
 
-/// The number of lines that were left out by all streams, those that were cut included.
+/// The number of lines that all streams left out or cut.
 pub(super) fn left_out() -> u64 {
     LEFT_OUT.load(Ordering::Relaxed)
 }
 
-/// A stream that is written to only while it has room. Each call of `write` is a line.
+/// A stream that is written to only while it has room. Each call of `write` writes one line.
 #[derive(Debug)]
 pub(super) struct Unstalled<S> {
     stream: S,
     writing: Mutex<()>,
-    /// Whether the last line was cut, and its end is missing.
+    /// Whether the last line was cut, so that its end is missing.
     is_cut: AtomicBool,
 }
 
@@ -59,7 +59,7 @@ impl<S: AsFd> Unstalled<S> {
         Ok(())
     }
 
-    /// Whether a piece can be written now without waiting. A stream that cannot be asked has room: writing tells.
+    /// Whether a piece can be written now without waiting. A stream that cannot be polled counts as having room; the write tells.
     fn has_room(&self) -> bool {
         let mut asked = [PollFd::new(&self.stream, PollFlags::OUT)];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pipe_that_nobody_reads_holds_nobody_up_and_goes_on_when_it_is_read() {
+    fn a_pipe_that_nobody_reads_holds_nobody_up_and_continues_when_read() {
         let (mut reader, writer) = io::pipe().unwrap();
         let stream = Unstalled::new(writer);
         let line = |number: usize| format!("{number} {}\n", "x".repeat(6000));

@@ -1,4 +1,4 @@
-//! Whether a tracker stores what it took, in the words of status, page and API.
+//! Whether a tracker stores what it took: plain data for status, page and API.
 
 use std::collections::BTreeMap;
 
@@ -9,59 +9,59 @@ use crate::units::Period;
 
 use super::numbers;
 
-/// How many of the error events that an upstream took it also stores: stored + missing + lost + unknown = delivered.
+/// The state of the error events that an upstream took: stored + missing + lost + unknown = delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerificationStatus {
     /// Error events that it answered with 2xx.
     pub delivered: u64,
     /// Found there.
     pub stored: u64,
-    /// Not found by more than one look, and neither sent again nor given up since.
+    /// Not found at several looks, and neither sent again nor given up since.
     pub missing: u64,
-    /// Missing until they were sent again, given up as dead letters, or could be kept no longer.
+    /// Missing until they were sent again, given up as dead letters, or could no longer be kept.
     pub lost: u64,
-    /// Not looked for yet, or nobody can say.
+    /// Not looked for yet, or of unknown state.
     pub unknown: u64,
-    /// Of those unknown, how many were not found at the first look and are looked for again.
+    /// The part of the unknown events that were not found at the first look and are looked for again.
     #[serde(default)]
     pub looking: u64,
     /// When the tracker last answered a look.
     pub last_look_at: Option<Timestamp>,
-    /// When the oldest event was accepted that is not looked for yet, while the looks lag behind.
+    /// When the oldest event that was not looked for yet was accepted; `None` unless the looks lag behind.
     #[serde(default)]
     pub behind_since: Option<Timestamp>,
-    /// Why the tracker cannot be asked, with the remedy.
+    /// Why the tracker's API cannot be asked, with the remedy.
     pub trouble: Option<String>,
-    /// Since when.
+    /// Since when it cannot be asked.
     #[serde(default)]
     pub trouble_since: Option<Timestamp>,
-    /// What comparing stored events with what was sent showed in the last 24 hours; `None` where that is turned off.
+    /// The comparison of stored events with what was sent, in the last 24 hours; `None` if it is turned off.
     #[serde(default)]
     pub content: Option<ContentStatus>,
 }
 
-/// How many stored events were compared with what was sent, and how many of them differ.
+/// The number of stored events that were compared with what was sent, and the number that differ.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContentStatus {
-    /// Events compared.
+    /// The number of events compared.
     pub compared: u64,
-    /// Those of which a field is not there as it was sent.
+    /// The number of those with a field that differs from what was sent.
     pub differing: u64,
-    /// Of those that differ, how many do so in accepted fields alone.
+    /// The number of differing events that differ in accepted fields alone.
     #[serde(default)]
     pub accepted: u64,
-    /// The same by project.
+    /// The same numbers by project.
     pub projects: BTreeMap<String, ContentCount>,
 }
 
-/// The events of one project that were compared.
+/// The comparisons of one project.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContentCount {
-    /// Events compared.
+    /// The number of events compared.
     pub compared: u64,
-    /// Those that differ.
+    /// The number that differ.
     pub differing: u64,
-    /// Of those that differ, how many do so in accepted fields alone.
+    /// The number of differing events that differ in accepted fields alone.
     #[serde(default)]
     pub accepted: u64,
 }
@@ -72,7 +72,7 @@ impl ContentStatus {
         self.differing > self.accepted
     }
 
-    /// What was found, in a line.
+    /// The result in one line.
     pub fn told(&self) -> String {
         let differ = differ(self.differing, self.accepted);
         match self.compared {
@@ -82,7 +82,7 @@ impl ContentStatus {
     }
 }
 
-/// How many differ, in words, and how many of them in accepted fields alone.
+/// The number of differing events in words, and how many of them differ in accepted fields alone.
 pub fn differ(differing: u64, accepted: u64) -> String {
     let accepted = match accepted {
         0 => String::new(),
@@ -97,7 +97,7 @@ pub fn differ(differing: u64, accepted: u64) -> String {
 }
 
 impl VerificationStatus {
-    /// How it stands, in a line.
+    /// The state in one line.
     pub fn told(&self) -> String {
         let Self { delivered, stored, missing, lost, unknown, .. } = self;
         let mut parts = vec![format!("{stored} of {delivered} error events found there")];
@@ -114,7 +114,7 @@ impl VerificationStatus {
     }
 }
 
-/// An order to look for events, some at a time.
+/// An order to look for events, a few at a time.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyOrder {
@@ -122,7 +122,7 @@ pub struct VerifyOrder {
     pub upstream: String,
     /// Only events accepted then or later.
     pub since: Timestamp,
-    /// Only those behind this record.
+    /// Only events after this record.
     #[serde(default)]
     pub after: u64,
 }
@@ -133,22 +133,22 @@ pub struct VerifyOrder {
 pub struct AgainOrder {
     /// The upstream.
     pub upstream: String,
-    /// The record behind which that look began.
+    /// The record after which that look began.
     pub after: u64,
-    /// The ids of the events: no more than that look can have missed.
+    /// The ids of the events, at most as many as one look covers.
     pub events: Vec<String>,
 }
 
-/// What became of events that a look did not find.
+/// The result for events that an earlier look did not find.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct LookedAgain {
-    /// By id. One that is left out is to be asked for again.
+    /// The result by event id. An id that is left out must be asked for again.
     pub found: BTreeMap<String, Again>,
-    /// Why nobody can say anything, with the remedy.
+    /// Why nothing is known, with the remedy.
     pub trouble: Option<String>,
 }
 
-/// What became of an event that a look did not find.
+/// The state of an event that an earlier look did not find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Again {
@@ -156,45 +156,45 @@ pub enum Again {
     Stored,
     /// It was not found again.
     NotFound,
-    /// It was found missing since, and is sent again, or was given up.
+    /// It was found missing since, and was sent again or given up.
     TakenUp,
-    /// Nobody can say.
+    /// Its state is unknown.
     Unknown,
 }
 
-/// What was found of some events.
+/// The result of a look for some events.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Verified {
-    /// How many are stored.
+    /// The number of stored events.
     pub stored: u64,
-    /// Events that were not found, and are looked for again.
+    /// Events that were not found and are looked for again.
     pub absent: Vec<NotFound>,
     /// Events that are missing.
     pub missing: Vec<NotFound>,
-    /// How many nobody can say anything of.
+    /// The number of events of unknown state.
     pub unknown: u64,
-    /// How many were taken so recently that it is too early to look.
+    /// The number of events that were taken too recently to be looked for.
     #[serde(default)]
     pub recent: u64,
-    /// Why nobody can say anything, with the remedy.
+    /// Why nothing is known, with the remedy.
     pub trouble: Option<String>,
-    /// The record behind which to go on; absent when there are no more.
+    /// The record after which to continue; `None` if there are no more.
     pub next: Option<u64>,
-    /// How long to wait before those that were not found are looked for again, in seconds.
+    /// The wait before the events that were not found are looked for again, in seconds.
     #[serde(default)]
     pub look_again_after: f64,
 }
 
-/// An event that a tracker took and that was not found there.
+/// An event that a tracker took, and that was not found there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotFound {
-    /// Its id.
+    /// The event's id.
     pub event_id: String,
     /// The project.
     pub project: String,
     /// When it was accepted.
     pub accepted_at: Timestamp,
-    /// How often it was sent again.
+    /// The number of times that it was sent again.
     pub repairs: u32,
 }
 
@@ -204,27 +204,27 @@ pub struct NotFound {
 pub struct RepairOrder {
     /// The upstream.
     pub upstream: String,
-    /// How far back.
+    /// How far back to repair.
     pub since: Period,
-    /// Counts, and sends nothing.
+    /// Whether to count only, and send nothing.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// What is sent again.
+/// The result of an order to send missing events again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Repaired {
     /// The upstream.
     pub upstream: String,
-    /// How many events are missing.
+    /// The number of missing events.
     pub missing: u64,
-    /// How many of them are sent again now.
+    /// The number of them that are sent again now.
     pub sent_again: u64,
-    /// Some of them, the newest first.
+    /// Some of them, newest first.
     pub events: Vec<NotFound>,
 }
 
-/// A field of an event that was compared and is not there as it was sent.
+/// A difference in an event that was compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Differing {
     /// The event's id.
@@ -233,7 +233,7 @@ pub struct Differing {
     pub project: String,
     /// When it was compared.
     pub compared_at: Timestamp,
-    /// The field, and both values.
+    /// The field and both values.
     #[serde(flatten)]
     pub difference: FieldDifference,
 }
@@ -259,19 +259,19 @@ pub struct Compared {
     pub project: Option<String>,
     /// `stored`, `not_stored` or `unknown`.
     pub state: String,
-    /// Why it is not known.
+    /// Why the state is unknown.
     pub why: Option<String>,
-    /// What is not there as it was sent.
+    /// The fields that differ from what was sent.
     pub differences: Vec<FieldDifference>,
 }
 
-/// A field that is not there as it was sent.
+/// A field that differs from what was sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldDifference {
-    /// Which one.
+    /// The field's name.
     pub field: String,
-    /// What was sent: short, secrets hidden.
+    /// The value that was sent: short, with secrets hidden.
     pub sent: String,
-    /// What the tracker holds, likewise.
+    /// The value that the tracker holds: short, with secrets hidden.
     pub there: String,
 }

@@ -1,13 +1,13 @@
-//! Spans of time, and how much of one is covered by others.
+//! Spans of time: merging them, finding the gaps, adding them up.
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// From when to when.
+/// A span of time: its beginning and its end.
 pub type Span = (Timestamp, Timestamp);
 
-/// The spans within `window`, in order, those that touch made one.
+/// The spans within `window`, in order. Spans that overlap or touch are merged.
 pub fn within(spans: impl IntoIterator<Item = Span>, window: Span) -> Vec<Span> {
     let cut = |(from, to): Span| (from.max(window.0), to.min(window.1));
     let mut all: Vec<Span> = spans.into_iter().map(cut).filter(|(from, to)| from < to).collect();
@@ -22,7 +22,7 @@ pub fn within(spans: impl IntoIterator<Item = Span>, window: Span) -> Vec<Span> 
     merged
 }
 
-/// What of the window they leave open.
+/// The parts of the window that no span covers.
 pub fn gaps(spans: &[Span], window: Span) -> Vec<Span> {
     let mut open = vec![];
     let mut from = window.0;
@@ -35,7 +35,7 @@ pub fn gaps(spans: &[Span], window: Span) -> Vec<Span> {
     open
 }
 
-/// How long they are together; they must not overlap.
+/// The sum of the spans, which must not overlap.
 pub fn length(spans: &[Span]) -> Duration {
     spans.iter().map(|(from, to)| to.since(*from)).sum()
 }
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_overlaps_counts_once_and_what_lies_outside_not_at_all() {
+    fn overlapping_spans_count_once_and_parts_outside_the_window_do_not() {
         let at = |s: u64| Timestamp::from_millis(s * 1000);
         let spans = [(at(50), at(70)), (at(0), at(12)), (at(60), at(65)), (at(70), at(80)), (at(95), at(200))];
         let found = within(spans, (at(10), at(100)));

@@ -1,4 +1,4 @@
-//! Figures of a report whose window begins within an hour, from steps of five minutes: the hour itself begins too early.
+//! Figures of a report whose window begins within an hour. They come from steps of five minutes, because the hour begins before the window.
 
 use std::time::Duration;
 
@@ -8,21 +8,21 @@ use crate::clock::Timestamp;
 use crate::telemetry::lags::Lags;
 use crate::telemetry::series::{self, FINE, Step};
 
-/// What is known of an upstream's time finer than by the hour.
+/// Figures of an upstream that are finer than by the hour.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WithinReport {
-    /// From when on: the beginning of the step in which the report begins.
+    /// When they begin: the beginning of the step in which the window begins.
     pub since: Timestamp,
-    /// 99 of 100 deliveries took no longer; absent when there were none. A step of the first hour counts as if each of its deliveries
-    /// had taken as long as 99 of 100 did.
+    /// The time that 99 of 100 deliveries did not exceed; `None` if there were none. Of a step of the first hour only its own such time is
+    /// known, so all of its deliveries count with that.
     pub lag_p99_seconds: Option<f64>,
-    /// Items that expired or were evicted in the first hour before that.
+    /// Items that expired or were evicted in the first hour before `since`.
     pub lost_before: u64,
 }
 
 impl WithinReport {
-    /// What `steps`, from the beginning of the hour of `since` on, and the lags of later hours tell. `None` where a whole hour begins
-    /// with `since`, and where the steps of its hour are one by now.
+    /// The figures from `steps`, which begin with the hour of `since`, and from the lags of later hours. `None` if `since` is in
+    /// the first step of an hour, or if the steps of its hour have become one.
     pub fn new(since: Timestamp, now: Timestamp, steps: &[Step], later: &Lags) -> Option<Self> {
         let from = series::beginning(since);
         let is_whole = from.hour() * 3_600_000 == from.as_millis();
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_that_begins_within_an_hour_is_told_by_its_steps_and_the_hours_after_them() {
+    fn a_window_that_begins_within_an_hour_uses_its_steps_and_the_later_hours() {
         let at = |minute: u64| Timestamp::from_millis(1_767_571_200_000 + minute * 60_000);
         let step = |minute: u64, ms: u64| Step {
             at: at(minute),
