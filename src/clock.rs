@@ -19,7 +19,7 @@ use tokio::time::Instant;
 const IN_WORDS: &[BorrowedFormatItem<'_>] =
     format_description!("[day padding:none] [month repr:short] [year], [hour]:[minute]:[second] UTC");
 
-/// The clock that nobody sets. On Linux it counts the time that the machine sleeps.
+/// A clock that nobody can set. On Linux it includes the time that the machine sleeps.
 #[cfg(target_os = "linux")]
 const SINCE_BOOT: ClockId = ClockId::Boottime;
 #[cfg(not(target_os = "linux"))]
@@ -189,8 +189,8 @@ impl Clock {
         self.instant_now().saturating_duration_since(self.anchor)
     }
 
-    /// The time since the machine started, in which it may have slept: whatever is set leaves it alone. A simulated machine never sleeps
-    /// and never stands still: 0.
+    /// The time since the machine started, by a clock that nobody can set. On Linux it includes sleep. A simulated clock returns 0, because
+    /// a simulated machine neither sleeps nor stands still.
     pub fn since_boot(&self) -> Duration {
         match &self.simulated_by {
             Some(_) => Duration::ZERO,
@@ -198,7 +198,7 @@ impl Clock {
         }
     }
 
-    /// The tokio instant at which this clock will show `when`; now when that is past.
+    /// The tokio instant at which this clock will show `when`; now if `when` is past.
     pub fn instant(&self, when: Timestamp) -> Instant {
         self.instant_now() + when.since(self.now())
     }

@@ -1,4 +1,4 @@
-//! Times in which the relay did not run, or stood still: nobody can count what services sent then.
+//! Times in which the relay did not run or stood still. Nobody can count what services sent then.
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
-/// A time in which the relay did not run.
+/// A time in which the relay did not run or stood still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GapStatus {
-    /// From the last sign of life on.
+    /// The last sign of life.
     pub from: Timestamp,
-    /// To the next start, or until it went on.
+    /// The next start, or when the relay went on.
     pub to: Timestamp,
 }
 
-/// How long they are together.
+/// The sum of their lengths.
 pub fn length(gaps: &[GapStatus]) -> Duration {
     gaps.iter().map(|gap| gap.to.since(gap.from)).sum()
 }

@@ -1,9 +1,9 @@
-//! The state of the relay in a word and a sentence: `switchyard status` and the status page begin with it, and `switchyard status
-//! --check` ends with it.
+//! The health of the relay in a word and a sentence. `switchyard status` and the status page begin with it; `switchyard status --check`
+//! ends with it.
 //!
-//! Rule: data is being lost while it is not accepted, and when it was dropped in the last two hours although an upstream should have got
-//! it. What was refused for want of room is named for two hours, and degrades then. What only waits is not lost. Knows nothing but
-//! the status.
+//! Rule: data is being lost while submissions are not accepted, and if items were dropped in the last two hours although an upstream
+//! should have got them. Submissions refused for want of room are named for two hours, and are `Degraded` once the refusals have ended.
+//! Items that only wait are not lost. The status alone decides.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use super::metrics::Refused;
 use super::status::{RelayStatus, Status, UpstreamStatus};
 use super::words;
 
-/// How long what waits may wait before it is worth a word, in seconds.
+/// The age of the oldest waiting envelope above which it is reported, in seconds.
 const LATE: f64 = 300.0;
-/// The same where the upstream itself asks to wait.
+/// The same for an upstream that limits what it takes.
 const LATE_WHEN_LIMITED: f64 = 900.0;
-/// How long the relay may be away, as for an upgrade, before that is worth more than a word.
+/// The length of a gap, as for an upgrade, below which it is not `Degraded`.
 const LONG_GAP: Duration = Duration::from_secs(60);
-/// How much of an error's text is repeated.
+/// The most characters of an error that are repeated.
 const LONGEST_WHY: usize = 120;
 
 /// Judges a status.
@@ -54,7 +54,7 @@ fn calm(status: &Status) -> String {
     format!("{} is the primary, {}, {waits}, {lost}", status.primary, takers(status))
 }
 
-/// Who takes what comes, and who limits it until when.
+/// The upstreams that take submissions, and those that limit them, with the end of the limit.
 fn takers(status: &Status) -> String {
     let all: Vec<&UpstreamStatus> = status.upstreams.iter().filter(|upstream| upstream.role != "removed").collect();
     let is_alone = !status.mirror && all.len() > 1;
@@ -77,7 +77,7 @@ fn takers(status: &Status) -> String {
     who.map(|who| format!("{who} what comes{mirror}")).into_iter().chain(limited).collect::<Vec<_>>().join(", ")
 }
 
-/// Until when an upstream that limits us takes nothing of what waits for it; `None` when it takes some of it.
+/// When the limits of an upstream end that hold back everything that waits for it; `None` if they do not hold back everything.
 fn limited_until(upstream: &UpstreamStatus) -> Option<Timestamp> {
     let is_limited = |category: &str| upstream.limits.iter().any(|limit| limit.category == category);
     let in_items = upstream.accounts.iter().filter(|account| Category::counts_items(&account.category));
@@ -91,7 +91,7 @@ fn limits(name: &str, until: Option<Timestamp>) -> String {
     format!("{name} limits what it takes{until}")
 }
 
-/// What nobody can count.
+/// The time whose data cannot be counted, in words.
 fn uncounted(length: &str) -> String {
     format!("the relay did not run for {length} in the last two hours, and what services sent then nobody can count")
 }
@@ -124,8 +124,9 @@ fn of_relay(status: &Status) -> Vec<(Level, String)> {
     reasons
 }
 
-/// What was refused at the door in the last two hours: lost when we had no room for it, and being lost while that goes on. With a wrong DSN it may be a service's that
-/// nobody hears of; where browsers send, strangers reach the door too, and it is only worth a word.
+/// The submissions refused in the last two hours. For want of room they are lost, and data is being lost while such refusals go on. A
+/// wrong DSN may be that of a service whose errors nobody sees. Where browsers send, strangers reach the listener as well, so wrong keys
+/// are named and do not degrade.
 fn of_senders(status: &Status) -> impl Iterator<Item = (Level, String)> {
     let of_rooms = if status.refusing { Level::LosingData } else { Level::Degraded };
     let of_dsns = if status.browsers().next().is_some() { Level::Well } else { Level::Degraded };
@@ -136,7 +137,7 @@ fn of_senders(status: &Status) -> impl Iterator<Item = (Level, String)> {
     words::refused_with_503(status).map(|told| (of_rooms, told)).into_iter().chain(wrong_dsn)
 }
 
-/// Relays that are gone, what waits on their machines, and whose files differ.
+/// The relays that are gone, the envelopes on their machines alone, and the relays whose files differ.
 fn of_others(relays: &[RelayStatus]) -> impl Iterator<Item = String> {
     let named = |which: fn(&&RelayStatus) -> bool| {
         relays.iter().filter(which).map(|relay| relay.name.as_str()).collect::<Vec<_>>()
@@ -199,7 +200,7 @@ fn waiting_for(upstream: &UpstreamStatus) -> String {
     }
 }
 
-/// What is wrong with the way to an upstream.
+/// What is wrong with an upstream; `None` if nothing is.
 fn trouble(upstream: &UpstreamStatus) -> Option<String> {
     let name = &upstream.name;
     let why = upstream.last_error.as_ref().map_or(String::new(), |error| format!(", {}", short(&error.what)));
@@ -223,7 +224,7 @@ fn short(text: &str) -> String {
     short
 }
 
-/// What to do about what last went wrong at an upstream, in words; empty where nothing is to be done.
+/// The remedy for an upstream's last trouble, in words; empty if there is nothing to do.
 pub fn remedy(upstream: &UpstreamStatus) -> &'static str {
     match upstream.state.as_str() {
         "misconfigured" => {
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn relays_that_are_gone_what_waits_on_machines_and_whose_file_differs_is_told_by_name() {
+    fn gone_relays_spilled_envelopes_and_differing_files_are_told_by_name() {
         let mut relays = json!([relay("one", true, 0), relay("two", false, 3), relay("three", false, 0)]);
         relays[0]["differs"] = json!(["mirror"]);
         let told = "Degraded: the relays two and three are gone; 3 envelopes are kept on the disk of two alone; \
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_refused_or_was_dropped_in_the_last_hour_is_lost() {
+    fn each_condition_has_its_level() {
         let calm =
             "All well: a is the primary, a takes what comes, nothing waits, nothing was lost in the last two hours.";
         assert_eq!(status(&[]), Health { level: Level::Well, sentence: calm.to_owned() });
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_that_limits_all_of_what_waits_does_not_take_what_comes() {
+    fn an_upstream_whose_limits_hold_back_all_that_waits_is_named_apart() {
         let limited = |pending: &str| {
             let limits = json!([{ "category": "error", "until": "2026-01-01T03:15:00Z" }]);
             let accounts = json!([{ "project": "shop", "category": pending, "accepted": 9, "delivered": 0, "dropped": {},
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn submissions_refused_for_want_of_room_are_lost_while_that_goes_on_and_degrade_for_two_hours() {
+    fn refusals_for_want_of_room_lose_data_and_then_degrade_for_two_hours() {
         let refused = || ("/refused_requests", json!({ "journal_full": 2304, "project_share": 1, "rate_limited": 7 }));
         let why = "2,305 submissions were refused with 503 in the last two hours (journal_full and project_share).";
         let now = status(&[refused(), ("/refusing", json!(true))]);
@@ -361,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_dsn_is_told_and_degrades_a_relay_that_no_strangers_reach() {
+    fn a_wrong_dsn_degrades_only_a_relay_that_strangers_do_not_reach() {
         let refused = || ("/refused_requests", json!({ "unknown_project": 2, "mismatch": 1, "malformed": 5 }));
         let why =
             "3 requests were refused in the last two hours for a key or project that is not configured, see the log.";

@@ -228,7 +228,7 @@ impl Refused {
     }
 }
 
-/// The status codes that the public listener gives, those of the primary's answers that matter, and one for all others of these.
+/// The status codes of the public listener, the primary's that matter, and one label for all others of the primary.
 const CODES: [&str; 24] = [
     "200", "201", "202", "204", "301", "302", "304", "400", "401", "403", "404", "405", "408", "409", "413", "414",
     "415", "429", "431", "500", "502", "503", "504", "other",

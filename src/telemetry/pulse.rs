@@ -1,8 +1,8 @@
-//! Whether the relay stands still. A process that is stopped, or whose machine sleeps or swaps, answers nobody and sees only afterwards
-//! that it did not run.
+//! Detects when the relay stood still. A process that is stopped, or whose machine sleeps or swaps, answers nobody, and notices only
+//! afterwards that it did not run.
 //!
-//! Rule: beats are measured by a clock that nobody sets, and do not wait for the journal. A beat that is late ends a stretch of the
-//! relay's time and begins the next, as a restart does.
+//! Rule: beats are measured by a clock that nobody can set, and do not wait for the journal. A late beat ends a stretch of the relay's
+//! running time and begins the next, as a restart does.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,32 +11,32 @@ use crate::clock::Timestamp;
 
 use super::gaps::GapStatus;
 
-/// How long there may be no beat. They come every second, also under load.
+/// The longest time without a beat that is no gap. Beats come every second, also under load.
 const LATE: Duration = Duration::from_secs(30);
-/// The most gaps that wait for a journal that cannot be written.
+/// The most gaps that wait while the journal cannot be written.
 const MOST: usize = 64;
 
-/// The beats of this process. Clones share them.
+/// The beats of this process. Cheap to clone; clones share them.
 #[derive(Clone, Debug)]
 pub struct Pulse(Arc<Mutex<Beats>>);
 
 #[derive(Debug)]
 struct Beats {
-    /// When the stretch began that goes on.
+    /// When the present stretch began.
     since: Timestamp,
-    /// The last beat, by the clock that nobody sets.
+    /// The last beat, by the clock that nobody can set.
     last: Duration,
-    /// When it stood still, as far as the journal was not told. Oldest first.
+    /// The gaps that the journal does not have yet, oldest first.
     untold: Vec<GapStatus>,
 }
 
 impl Pulse {
-    /// Of a process that starts now; `clock` is the time by a clock that nobody sets.
+    /// The pulse of a process that starts now. `clock` is the time by the clock that nobody can set.
     pub fn new(now: Timestamp, clock: Duration) -> Self {
         Self(Arc::new(Mutex::new(Beats { since: now, last: clock, untold: vec![] })))
     }
 
-    /// The relay runs. Returns how long it stood still, if it did.
+    /// Records a beat. Returns the length of the gap before it, if there was one.
     pub fn beat(&self, now: Timestamp, clock: Duration) -> Option<Duration> {
         let mut beats = self.lock();
         let length = clock.saturating_sub(std::mem::replace(&mut beats.last, clock));
@@ -50,17 +50,17 @@ impl Pulse {
         Some(length)
     }
 
-    /// When the stretch began that goes on.
+    /// When the present stretch began.
     pub fn since(&self) -> Timestamp {
         self.lock().since
     }
 
-    /// The first gap of which the journal was not told.
+    /// The first gap that the journal does not have.
     pub fn untold(&self) -> Option<GapStatus> {
         self.lock().untold.first().copied()
     }
 
-    /// The journal was told of that one.
+    /// Records that the journal has that gap.
     pub fn note_told(&self) {
         let mut beats = self.lock();
         if !beats.untold.is_empty() {
@@ -69,7 +69,7 @@ impl Pulse {
     }
 
     fn lock(&self) -> MutexGuard<'_, Beats> {
-        // Nothing panics while holding it.
+        // Nothing panics while holding the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_beat_that_is_late_is_a_gap_and_a_clock_that_was_set_is_none() {
+    fn a_late_beat_is_a_gap_and_a_clock_that_was_set_is_none() {
         let (at, second) = (|seconds: u64| Timestamp::from_millis(1_000_000 + seconds * 1000), Duration::from_secs);
         let pulse = Pulse::new(at(0), second(5));
         assert_eq!(pulse.beat(at(29), second(35)), None, "it is not late yet");

@@ -1,4 +1,4 @@
-//! The status: what `/api/status` answers, what the status page and `switchyard status` show. Plain data, one shape for all.
+//! The status: `/api/status` returns it, the status page and `switchyard status` show it. Plain data, the same for all.
 
 use std::collections::BTreeMap;
 
@@ -19,22 +19,22 @@ use super::verification::VerificationStatus;
 pub struct Status {
     /// The version that runs.
     pub version: String,
-    /// When it started.
+    /// When the daemon started.
     pub started_at: Timestamp,
     /// The time of this status.
     pub now: Timestamp,
-    /// Whether submissions are accepted now; if not, why.
+    /// Whether submissions are accepted now.
     pub ready: bool,
-    /// Why not, when not.
+    /// Why submissions are not accepted; `None` if they are.
     #[serde(default)]
     pub not_ready: Option<String>,
-    /// Why the journal cannot be read, when it cannot: what waits and dead letters are not known then, and told as 0.
+    /// Why the journal cannot be read; `None` if it can. Otherwise the backlogs and dead letters are unknown, and given as 0.
     #[serde(default)]
     pub unread: Option<String>,
-    /// How it goes, in a word and a sentence.
+    /// The health, in a word and a sentence.
     #[serde(default)]
     pub health: Health,
-    /// The upstream the team trusts now.
+    /// The upstream that the team trusts now.
     pub primary: String,
     /// Whether shadows receive new envelopes.
     pub mirror: bool,
@@ -46,19 +46,19 @@ pub struct Status {
     pub upstreams: Vec<UpstreamStatus>,
     /// Each project.
     pub projects: Vec<ProjectStatus>,
-    /// What was not accepted, since the start of the daemon.
+    /// The items that were not accepted since the start of the daemon.
     #[serde(default)]
     pub refused: Vec<RefusedStatus>,
-    /// Requests refused as a whole in this hour of the clock and the one before, by reason.
+    /// The number of requests refused as a whole in the current clock hour and the one before, by reason.
     #[serde(default)]
     pub refused_requests: BTreeMap<String, u64>,
-    /// Whether submissions are being refused for want of room: one was within the last minute.
+    /// Whether a submission was refused for want of room within the last minute.
     #[serde(default)]
     pub refusing: bool,
     /// The last storms of identical errors, the most recent first, since the start of the daemon.
     #[serde(default)]
     pub storms: Vec<StormStatus>,
-    /// When the relay did not run in this hour of the clock and the one before: what services sent then nobody can count.
+    /// When the relay did not run or stood still in the current clock hour and the one before. Nobody can count what services sent then.
     #[serde(default)]
     pub gaps: Vec<GapStatus>,
     /// The last switches, newest first.
@@ -71,13 +71,13 @@ pub struct Status {
 }
 
 impl Status {
-    /// How many requests were refused lately for such reasons.
+    /// The number of requests that were recently refused for the reasons that match.
     pub fn turned_away(&self, is_meant: fn(Refused) -> bool) -> u64 {
         let of = |reason: Refused| self.refused_requests.get(reason.name()).copied().unwrap_or(0);
         Refused::ALL.into_iter().filter(|reason| is_meant(*reason)).map(of).sum()
     }
 
-    /// The projects with another primary or mirror than the rest.
+    /// The projects whose primary or mirror setting differs from the global one.
     pub fn exceptions(&self) -> impl Iterator<Item = &ProjectStatus> {
         self.projects.iter().filter(|project| project.primary != self.primary || project.mirror != self.mirror)
     }
@@ -87,7 +87,7 @@ impl Status {
         self.projects.iter().filter(|project| project.browsers).map(|project| project.name.as_str())
     }
 
-    /// What an upstream is, in words: its role, and whose primary it is although it is not that of the rest.
+    /// An upstream's role in words, with the projects that have it as their own primary.
     pub fn role_of(&self, upstream: &UpstreamStatus) -> String {
         let own = self.exceptions().filter(|project| project.primary == upstream.name && upstream.role != "primary");
         match own.map(|project| project.name.as_str()).collect::<Vec<_>>().as_slice() {
@@ -98,30 +98,30 @@ impl Status {
     }
 }
 
-/// The configuration in force, and whether the file is still it.
+/// The configuration in force, and the problems of its file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ConfigStatus {
-    /// The file.
+    /// The path of the file.
     pub path: String,
     /// When it was last loaded.
     pub loaded_at: Timestamp,
-    /// The problems of the file as it is now, when it cannot be loaded.
+    /// The problems of the present file; `None` if it is in force.
     pub error: Option<String>,
 }
 
-/// A project and what it overrides.
+/// A project and its settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProjectStatus {
     /// Its name.
     pub name: String,
     /// Its id in the path of requests.
     pub id: String,
-    /// Its primary, its own or the global one.
+    /// Its primary: its own setting or the global one.
     pub primary: String,
     /// Whether its shadows receive new envelopes: its own setting or the global one.
     #[serde(default)]
     pub mirror: bool,
-    /// Whether browsers use it, so that default limits hold for what has none.
+    /// Whether browsers use it, so that default limits apply where none is configured.
     #[serde(default)]
     pub browsers: bool,
     /// The upstreams that have a DSN for it.
@@ -135,20 +135,20 @@ pub struct RefusedStatus {
     pub project: String,
     /// The category.
     pub category: String,
-    /// Why: `rate_limited`, `collapsed`, `upstream_limited`.
+    /// The reason: `rate_limited`, `collapsed` or `upstream_limited`.
     pub reason: String,
-    /// How many.
+    /// The number of items.
     pub items: u64,
 }
 
-/// Errors that were dropped because they were identical to others.
+/// A storm: errors that were dropped because they were identical to others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StormStatus {
     /// The project.
     pub project: String,
     /// Their type, or their fingerprint.
     pub what: String,
-    /// How many were dropped.
+    /// The number of errors dropped.
     pub collapsed: u64,
     /// When the last of them came.
     pub last: Timestamp,
@@ -159,15 +159,15 @@ pub struct StormStatus {
 pub struct SwitchStatus {
     /// When it went live.
     pub at: Timestamp,
-    /// The project, when only its primary changed.
+    /// The project, if only its primary changed.
     pub project: Option<String>,
     /// The primary before.
     pub from: Option<String>,
     /// The primary since.
     pub to: String,
-    /// Why.
+    /// The reason that was given.
     pub reason: Option<String>,
-    /// Who.
+    /// Who switched.
     pub author: Option<String>,
 }
 
@@ -176,9 +176,9 @@ pub struct SwitchStatus {
 pub struct UpstreamStatus {
     /// Its name.
     pub name: String,
-    /// `primary`, `shadow`, or `removed` when it is no longer configured and something still waits for it.
+    /// `primary`, `shadow`, or `removed` if it is no longer configured and records still wait for it.
     pub role: String,
-    /// What it is spared as a shadow, in words; `None` for the primary, and when it is spared nothing.
+    /// What it does not get as a shadow, in words; `None` for the primary, and for a shadow that gets everything.
     #[serde(default)]
     pub spared: Option<String>,
     /// `up`, `failing`, `down`, `probing`, `limited`, `misconfigured`, `removed`.
@@ -187,48 +187,48 @@ pub struct UpstreamStatus {
     pub delivered: u64,
     /// Items dropped since the journal began, by reason.
     pub dropped: BTreeMap<String, u64>,
-    /// Items dropped and taken up again since the journal began: retried dead letters, backfills.
+    /// Items dropped that waited again later, since the journal began: retried dead letters, backfills.
     #[serde(default)]
     pub returned: u64,
-    /// What was lost there in this hour of the clock and the one before.
+    /// Its figures of the current clock hour and the one before.
     #[serde(default)]
     pub lately: LatelyStatus,
-    /// What waits.
+    /// Its backlog.
     pub backlog: BacklogStatus,
-    /// Envelopes it refused for good.
+    /// The number of envelopes that it refused for good and that are kept.
     pub dead_letters: u64,
-    /// When it last took an envelope; through restarts, the last that services sent.
+    /// When it last took an envelope; from before a restart, the last one from services.
     pub last_delivery_at: Option<Timestamp>,
-    /// What last went wrong, since the start of the daemon.
+    /// The last error since the start of the daemon.
     pub last_error: Option<LastError>,
-    /// What waits for it of projects that have no DSN there in the file.
+    /// Items that wait for it, of projects without a DSN there in the file.
     #[serde(default)]
     pub stranded: Vec<StrandedStatus>,
-    /// The projects that fail there while others are taken, and wait alone.
+    /// The projects that fail there while others are taken, and so wait alone.
     #[serde(default)]
     pub alone: Vec<String>,
     /// What projects sent there in the last day that it loses together with other events.
     #[serde(default)]
     pub poison: Vec<PoisonStatus>,
-    /// Its outages of the last day, newest first, no more than a few.
+    /// Its outages of the last day, newest first, at most a few.
     #[serde(default)]
     pub outages: Vec<OutageStatus>,
-    /// How canaries fare there; `None` where there is none.
+    /// The state of its canaries; `None` if it gets none.
     #[serde(default)]
     pub canary: Option<CanaryStatus>,
-    /// Whether it stores what it took; `None` where it has no `api` to be asked.
+    /// Whether it stores what it took; `None` if it has no `api` to ask.
     #[serde(default)]
     pub verification: Option<VerificationStatus>,
-    /// Its rate limits now.
+    /// Its present rate limits.
     pub limits: Vec<LimitStatus>,
     /// Its accounts, by project and category.
     pub accounts: Vec<AccountStatus>,
-    /// The differences of its accounts added up.
+    /// The sum of the differences of its accounts.
     pub difference: i64,
 }
 
 impl UpstreamStatus {
-    /// What there is to say of the projects that wait alone.
+    /// A line for each project that waits alone.
     pub fn alone(&self) -> impl Iterator<Item = String> {
         let line = |name: &String| {
             format!(
@@ -239,16 +239,16 @@ impl UpstreamStatus {
     }
 }
 
-/// What a project sends to a tracker that loses it together with other events.
+/// The kind of events of a project that a tracker loses together with other events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PoisonStatus {
     /// The project's name.
     pub project: String,
-    /// What is wrong with it.
+    /// What is wrong with the events.
     pub cause: String,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: String,
-    /// When it was last seen.
+    /// When such an event was last seen.
     pub at: Timestamp,
 }
 
@@ -259,47 +259,47 @@ impl std::fmt::Display for PoisonStatus {
     }
 }
 
-/// Items that an upstream got and did not get in this hour of the clock and the one before.
+/// The figures of an upstream for the current clock hour and the one before.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatelyStatus {
-    /// Dropped because they could not be kept long enough.
+    /// Items dropped because they could not be kept long enough.
     pub lost: u64,
-    /// Refused by it for good.
+    /// Items that it refused for good.
     pub refused: u64,
-    /// Delivered in each five minutes of that time, oldest first; the last are not over yet.
+    /// Items delivered in each five minutes of that time, oldest first; the last five minutes are not over yet.
     #[serde(default)]
     pub delivered: Vec<u64>,
-    /// Delivered in a minute now.
+    /// Items delivered per minute now.
     #[serde(default)]
     pub per_minute: f64,
 }
 
-/// What waits for an upstream.
+/// The backlog of an upstream.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct BacklogStatus {
-    /// Envelopes.
+    /// The number of envelopes.
     pub envelopes: u64,
-    /// Their bytes.
+    /// Their size in bytes.
     pub bytes: u64,
-    /// Age of the oldest.
+    /// The age of the oldest envelope in seconds.
     pub oldest_seconds: f64,
 }
 
-/// What went wrong, and when.
+/// An error and its time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastError {
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
-    /// What.
+    /// What went wrong.
     pub what: String,
 }
 
-/// What waits for an upstream of a project that has no DSN there in the file.
+/// Items that wait for an upstream, of a project without a DSN there in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StrandedStatus {
     /// The project's name.
     pub project: String,
-    /// How many items.
+    /// The number of items.
     pub items: u64,
 }
 
@@ -312,29 +312,29 @@ impl std::fmt::Display for StrandedStatus {
     }
 }
 
-/// A time in which an upstream did not answer.
+/// An outage: a time in which an upstream did not answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutageStatus {
-    /// From the first failure on.
+    /// The first failure.
     pub from: Timestamp,
-    /// To the next answer; absent while it lasts.
+    /// The next answer; `None` while the outage lasts.
     pub to: Option<Timestamp>,
-    /// What went wrong at first.
+    /// The error of the first failure.
     pub cause: String,
 }
 
-/// How canaries fare at an upstream.
+/// The state of the canaries of an upstream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CanaryStatus {
-    /// `through` when the last of which it is decided got through in time, else `failing`; `under_way` before the first is decided.
+    /// `through` if the last decided canary got through in time, otherwise `failing`; `under_way` before the first is decided.
     pub state: String,
-    /// When the last was sent.
+    /// When the last canary was sent.
     pub sent_at: Timestamp,
-    /// When the last that got through was taken, or, where it is read back, found stored.
+    /// When the last canary that got through was taken, or found stored where it is read back.
     pub through_at: Option<Timestamp>,
-    /// The time since then; since the first was sent when none got through.
+    /// The time since then in seconds; since the first canary was sent if none got through.
     pub age_seconds: f64,
-    /// Why not, when failing.
+    /// Why it is failing; `None` if it is not.
     pub why: Option<String>,
 }
 
@@ -343,7 +343,7 @@ pub struct CanaryStatus {
 pub struct LimitStatus {
     /// The limited category.
     pub category: String,
-    /// Until when.
+    /// When the limit ends.
     pub until: Timestamp,
 }
 
@@ -356,24 +356,24 @@ pub struct AccountStatus {
     pub category: String,
     /// Items accepted for this upstream.
     pub accepted: u64,
-    /// Items it took.
+    /// Items that it took.
     pub delivered: u64,
-    /// Items it will not get, by reason; reasons with 0 are left out.
+    /// Items that it will not get, by reason; reasons with 0 are left out.
     pub dropped: BTreeMap<String, u64>,
-    /// Items dropped and taken up again.
+    /// Items dropped that waited again later.
     #[serde(default)]
     pub returned: u64,
-    /// Items that wait, counted in the journal.
+    /// Items that wait, as counted in the journal.
     pub pending: u64,
-    /// Of those delivered, found there.
+    /// The part of the delivered items that was found there.
     #[serde(default)]
     pub stored: u64,
-    /// Of those delivered, missing there now.
+    /// The part of the delivered items that is missing there now.
     #[serde(default)]
     pub missing: u64,
-    /// Of those delivered, missing there until they were sent again or given up.
+    /// The part of the delivered items that was missing there until they were sent again or given up.
     #[serde(default)]
     pub lost: u64,
-    /// What does not add up.
+    /// The difference in the account: anything but 0 is a defect.
     pub difference: i64,
 }

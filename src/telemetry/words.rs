@@ -1,4 +1,4 @@
-//! Words for what a name or a list in status and report does not say by itself. One wording for text and pages.
+//! Texts for names and lists in status and report. Text and pages share the wording.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::metrics::Refused;
 pub use super::numbers::{count, some, those, verb};
 use super::status::{LimitStatus, RelayStatus, StandbyStatus, Status};
 
-/// How many items were dropped for a reason, and what that means.
+/// The number of items dropped for a reason, and the meaning of the reason.
 pub fn dropped(reason: &str, items: u64) -> String {
     match meaning(reason) {
         "" => format!("{reason} {items}"),
@@ -19,12 +19,12 @@ pub fn dropped(reason: &str, items: u64) -> String {
     }
 }
 
-/// What it means that an upstream does not get something for this reason; empty for a reason that is not known.
+/// The meaning of a drop reason; empty if the reason is unknown.
 pub fn meaning(reason: &str) -> &'static str {
     DropReason::from_name(reason).map_or("", DropReason::meaning)
 }
 
-/// Rate limits, one line for all that end together.
+/// Rate limits, one line for all that end at the same time.
 pub fn limits(limits: &[LimitStatus]) -> Vec<String> {
     let mut ends: Vec<Timestamp> = limits.iter().map(|limit| limit.until).collect();
     ends.sort_unstable();
@@ -39,7 +39,7 @@ pub fn limits(limits: &[LimitStatus]) -> Vec<String> {
     ends.into_iter().map(line).collect()
 }
 
-/// How long ago something was.
+/// How long ago a moment was.
 pub fn ago(now: Timestamp, at: Timestamp) -> String {
     match now.since(at) {
         moment if moment.as_secs() == 0 => "just now".to_owned(),
@@ -47,13 +47,13 @@ pub fn ago(now: Timestamp, at: Timestamp) -> String {
     }
 }
 
-/// How long the relay did not run, where that is worth a word.
+/// How long the relay did not run or stood still in these gaps; `None` if less than a second.
 pub fn without_relay(gaps: &[GapStatus]) -> Option<String> {
     let length = gaps::length(gaps);
     (length >= Duration::from_secs(1)).then(|| span(length))
 }
 
-/// What was refused for want of room in the last two hours, and why; `None` when nothing was.
+/// The number of submissions refused for want of room in the last two hours, and why; `None` if there were none.
 pub fn refused_with_503(status: &Status) -> Option<String> {
     let submissions = status.turned_away(Refused::is_for_want_of_room);
     let meant = Refused::ALL.into_iter().filter(|reason| reason.is_for_want_of_room()).map(Refused::name);
@@ -62,7 +62,7 @@ pub fn refused_with_503(status: &Status) -> Option<String> {
     (submissions > 0).then(|| format!("{were} refused with 503 in the last two hours ({})", names(&reasons)))
 }
 
-/// Names in a row, with an "and" before the last.
+/// Names in a list, with "and" before the last.
 pub fn names(all: &[&str]) -> String {
     match all {
         [] => String::new(),
@@ -71,7 +71,7 @@ pub fn names(all: &[&str]) -> String {
     }
 }
 
-/// How long a delivery took: in tenths of a second where these matter.
+/// How long a delivery took: in tenths of a second from one second to two minutes.
 pub fn lag(seconds: f64) -> String {
     match seconds {
         short @ 1.0..120.0 => format!("{short:.1} s"),
@@ -79,18 +79,18 @@ pub fn lag(seconds: f64) -> String {
     }
 }
 
-/// Whether a relay runs, and since when.
+/// Whether a relay runs, and for how long.
 pub fn life(now: Timestamp, relay: &RelayStatus) -> String {
     if relay.alive { format!("up for {}", span(now.since(relay.started_at))) } else { "gone".to_owned() }
 }
 
-/// In what a relay's file differs from what all relays have in common, if it does.
+/// What in a relay's file differs from the common configuration; `None` if nothing does.
 pub fn differing(relay: &RelayStatus) -> Option<String> {
     let names: Vec<&str> = relay.differs.iter().map(String::as_str).collect();
     (!names.is_empty()).then(|| format!("its file differs in {}", self::names(&names)))
 }
 
-/// What waits on a relay's machine alone.
+/// The envelopes that are only on a relay's machine.
 pub fn kept(relay: &RelayStatus) -> String {
     match relay.spilled {
         0 => "nothing".to_owned(),
@@ -103,7 +103,7 @@ pub fn behind(standby: &StandbyStatus) -> String {
     standby.lag_seconds.map_or("behind, and not known how far".to_owned(), |lag| format!("{} behind", seconds(lag)))
 }
 
-/// A span of time as a person reads it.
+/// A span of time in one unit.
 pub fn span(length: Duration) -> String {
     match length.as_secs() {
         0 => format!("{} ms", length.as_millis()),
@@ -114,12 +114,12 @@ pub fn span(length: Duration) -> String {
     }
 }
 
-/// The same of a number of seconds.
+/// A number of seconds in one unit.
 pub fn seconds(n: f64) -> String {
     span(Duration::try_from_secs_f64(n).unwrap_or_default())
 }
 
-/// A number of bytes as a person reads it.
+/// A number of bytes in one unit, rounded down.
 pub fn bytes(n: u64) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let (unit, name) = units.into_iter().find(|(unit, _)| n >= *unit).unwrap_or((1, "bytes"));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn times_and_names_are_told_as_a_person_reads_them() {
+    fn times_and_names_are_written_as_people_read_them() {
         for (seconds, told) in [(0.0, "0 ms"), (0.25, "250 ms"), (1.25, "1.2 s"), (30.0, "30.0 s"), (10802.0, "3 h")] {
             assert_eq!(lag(seconds), told);
         }

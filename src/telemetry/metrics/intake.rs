@@ -1,4 +1,4 @@
-//! What the intake has done since the start, what of it the journal has not been told, and whether submissions are being lost.
+//! The counts of the intake since the start, the part that the journal does not have yet, and whether submissions are being lost.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,19 +10,19 @@ use tokio::time::Instant;
 
 use super::{Metrics, Refused};
 
-/// For how long submissions count as being refused after one was.
+/// How long submissions count as being refused after one was.
 const GOES_ON: Duration = Duration::from_secs(60);
 
-/// How often the intake did something: what, and of which kind.
+/// The counts of the intake, by what it did and of which kind.
 pub type IntakeCounts = BTreeMap<(&'static str, String), u64>;
 
-/// What is remembered beside the counters. Clones share it.
+/// The state beside the counters. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memory(Arc<Mutex<Remembered>>);
 
 #[derive(Debug, Default)]
 struct Remembered {
-    /// The counts of which the journal was told.
+    /// The counts that the journal has.
     kept: IntakeCounts,
     /// When a submission was last refused for want of room.
     lost_at: Option<Instant>,
@@ -30,7 +30,7 @@ struct Remembered {
 
 impl Memory {
     fn lock(&self) -> MutexGuard<'_, Remembered> {
-        // Nothing panics while holding it.
+        // Nothing panics while holding the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -44,12 +44,12 @@ impl Metrics {
         }
     }
 
-    /// Whether submissions are being refused for want of room: one was within the last minute.
+    /// Whether a submission was refused for want of room within the last minute.
     pub fn is_refusing(&self) -> bool {
         self.memory.lock().lost_at.is_some_and(|at| at.elapsed() < GOES_ON)
     }
 
-    /// What the intake has done since the start: `duplicate` items by category, `refused` requests and `refused_item`s by reason.
+    /// The counts since the start: `duplicate` items by category, `refused` requests by reason, and `refused_item`s by reason.
     pub fn intake_counts(&self) -> IntakeCounts {
         let counters = [
             ("duplicate", "category", &self.duplicate_items_total),
@@ -67,7 +67,7 @@ impl Metrics {
         counts
     }
 
-    /// By how much these counts have risen since the journal was told; what has not risen is left out.
+    /// The increase of these counts over those that the journal has, without zeros.
     pub fn news_of(&self, counts: &IntakeCounts) -> IntakeCounts {
         let remembered = self.memory.lock();
         let risen = counts
@@ -76,7 +76,7 @@ impl Metrics {
         risen.filter(|(_, count)| *count > 0).collect()
     }
 
-    /// The journal was told of these counts.
+    /// Records that the journal has these counts.
     pub fn note_kept(&self, counts: IntakeCounts) {
         self.memory.lock().kept = counts;
     }

@@ -106,7 +106,7 @@ pub struct RelayReport {
     pub up_seconds: f64,
     /// The share of the window in which it ran, in percent.
     pub uptime_percent: f64,
-    /// How often it was started in it, or went on after it had stood still.
+    /// The number of times in the window that the relay was started, or went on after it had stood still.
     pub starts: u64,
     /// The number of runs that ended in the window without a stop.
     pub crashes: u64,
