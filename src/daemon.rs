@@ -359,7 +359,7 @@ impl Daemon {
 
     async fn stop(mut self, serving: Serving) {
         self.draining.cancel();
-        // Orders that are still waiting are refused.
+        // Orders that wait, and later ones, are refused.
         self.orders.close();
         while self.orders.try_recv().is_ok() {}
         // The listener outlives the workers, because SDKs lose events at a closed port. Such events wait for the next start.

@@ -8,7 +8,7 @@
 //! are to get it. The journal commits envelopes that came together in one transaction. The client is answered after the commit.
 //!
 //! The commit also hands the record, in memory, to the workers of [`delivery`], one for each upstream: in the steady state nothing is
-//! read back from disk. A worker asks its circuit and its cooldowns whether it may send, and the table of quirks how its kind of
+//! read back from disk. A worker asks its circuit and its cooldowns whether to send and what, and the table of quirks how its kind of
 //! upstream wants the envelope. It rewrites what addresses the envelope and nothing else, sends it, and settles the record by the answer:
 //! delivered, dropped for a reason, or put off until a due time.
 //!
@@ -44,8 +44,8 @@
 //! | [`daemon`] | all above but tracker, content | assembly: start, reload, stop; the chores |
 //! | [`cli`] | protocol, telemetry, delivery, http, notify, config, daemon | one file for each verb |
 //!
-//! [`clock`], [`tasks`], [`units`] and `vocabulary` use nothing of ours and are open to all. `tests/architecture.rs` holds this table,
-//! and that no files name each other in a circle.
+//! [`clock`], [`tasks`], [`units`] and `vocabulary` use no other part, and every part may use them. `tests/architecture.rs` checks this
+//! table, and that no files use each other in a circle.
 //!
 //! # Where to begin with a change
 //!

@@ -2,8 +2,8 @@
 //!
 //! Rule: bodies are searched, not parsed. A body in memory is searched at once for the two keys, wherever they are. Of a large body the
 //! small items are searched on a thread of their own. All names are counted, not only those that the report expects, so that a name has
-//! a history when it is expected later. Expected names always have room. For any other name without room, [`names_in`] searches the
-//! records of the journal.
+//! a history when it is expected later. Expected names always have room. A name that found no room and is expected later is searched for
+//! in the records of the journal, with [`names_in`].
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -75,7 +75,7 @@ impl Sightings {
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        // Nothing panics while holding it.
+        // Nothing panics while holding the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

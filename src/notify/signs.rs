@@ -100,7 +100,7 @@ fn of_journal(status: &Status, max_size: u64) -> Option<Sign> {
     is_filling.then(|| lasting(Event::JournalFilling, "", text()))
 }
 
-/// The sign that submissions are refused for want of room. It is reported at once, because their data is lost.
+/// The sign that submissions are refused for lack of room. It is reported at once, because their data is lost.
 fn of_refusals(status: &Status) -> Option<Sign> {
     let refused = words::refused_with_503(status).filter(|_| status.refusing)?;
     let sign = lasting(Event::Refusing, "", format!("{refused}: what they brought is lost"));
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_for_want_of_room_are_reported_at_once_and_so_is_their_end() {
+    fn refusals_for_lack_of_room_are_reported_at_once_and_so_is_their_end() {
         let status = |refusing: bool| -> Status {
             let status = json!({
                 "version": "1", "started_at": "2026-01-01T00:00:00Z", "now": "2026-01-01T03:00:00Z", "ready": true, "primary": "a",

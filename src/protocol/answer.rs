@@ -13,7 +13,7 @@ pub enum Expected {
     Anything,
     /// `{"id": …}`, `{}` or nothing.
     Id,
-    /// As `Id`; an empty body never has the type `text/html`.
+    /// As `Id`, but an empty body of type `text/html` is excluded.
     IdWithoutHtml,
 }
 
@@ -22,7 +22,7 @@ const LONGEST: usize = 1024;
 
 impl Expected {
     /// Whether something other than such an upstream answered. `text` is the beginning of the body; `is_html` says whether its type is
-    /// `text/html`. An object that breaks off within [`LONGEST`] bytes is not excluded.
+    /// `text/html`. An object that breaks off within `LONGEST` bytes is not excluded.
     pub fn excludes(self, text: &str, is_html: bool) -> bool {
         match (self, text.trim_ascii()) {
             (_, text) if is_page(text) => true,

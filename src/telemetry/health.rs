@@ -2,7 +2,7 @@
 //! ends with it.
 //!
 //! Rule: data is being lost while submissions are not accepted, and if items were dropped in the last two hours although an upstream
-//! should have got them. Submissions refused for want of room are named for two hours, and are `Degraded` once the refusals have ended.
+//! should have got them. Submissions refused for lack of room are named for two hours, and are `Degraded` once the refusals have ended.
 //! Items that only wait are not lost. The status alone decides.
 
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::words;
 const LATE: f64 = 300.0;
 /// The same for an upstream that limits what it takes.
 const LATE_WHEN_LIMITED: f64 = 900.0;
-/// The length of a gap, as for an upgrade, below which it is not `Degraded`.
+/// The total length of gaps from which the relay is `Degraded`. An upgrade takes less.
 const LONG_GAP: Duration = Duration::from_secs(60);
 /// The most characters of an error that are repeated.
 const LONGEST_WHY: usize = 120;
@@ -124,7 +124,7 @@ fn of_relay(status: &Status) -> Vec<(Level, String)> {
     reasons
 }
 
-/// The submissions refused in the last two hours. For want of room they are lost, and data is being lost while such refusals go on. A
+/// The submissions refused in the last two hours. For lack of room they are lost, and data is being lost while such refusals go on. A
 /// wrong DSN may be that of a service whose errors nobody sees. Where browsers send, strangers reach the listener as well, so wrong keys
 /// are named and do not degrade.
 fn of_senders(status: &Status) -> impl Iterator<Item = (Level, String)> {
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_for_want_of_room_lose_data_and_then_degrade_for_two_hours() {
+    fn refusals_for_lack_of_room_lose_data_and_then_degrade_for_two_hours() {
         let refused = || ("/refused_requests", json!({ "journal_full": 2304, "project_share": 1, "rate_limited": 7 }));
         let why = "2,305 submissions were refused with 503 in the last two hours (journal_full and project_share).";
         let now = status(&[refused(), ("/refusing", json!(true))]);

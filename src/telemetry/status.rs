@@ -52,7 +52,7 @@ pub struct Status {
     /// The number of requests refused as a whole in the current clock hour and the one before, by reason.
     #[serde(default)]
     pub refused_requests: BTreeMap<String, u64>,
-    /// Whether a submission was refused for want of room within the last minute.
+    /// Whether a submission was refused for lack of room within the last minute.
     #[serde(default)]
     pub refusing: bool,
     /// The last storms of identical errors, the most recent first, since the start of the daemon.

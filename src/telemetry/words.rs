@@ -53,7 +53,7 @@ pub fn without_relay(gaps: &[GapStatus]) -> Option<String> {
     (length >= Duration::from_secs(1)).then(|| span(length))
 }
 
-/// The number of submissions refused for want of room in the last two hours, and why; `None` if there were none.
+/// The number of submissions refused for lack of room in the last two hours, and why; `None` if there were none.
 pub fn refused_with_503(status: &Status) -> Option<String> {
     let submissions = status.turned_away(Refused::is_for_want_of_room);
     let meant = Refused::ALL.into_iter().filter(|reason| reason.is_for_want_of_room()).map(Refused::name);

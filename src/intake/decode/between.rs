@@ -74,7 +74,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_beyond_the_limit_passes_and_at_most_a_buffer_of_it_is_decoded(
+        fn no_text_beyond_the_limit_passes_and_at_most_a_buffer_is_decoded(
             length in 0_usize..2000,
             limit in 0_usize..2000,
             buffer in 1_usize..200,

@@ -24,7 +24,7 @@ pub(super) struct Memory(Arc<Mutex<Remembered>>);
 struct Remembered {
     /// The counts that the journal has.
     kept: IntakeCounts,
-    /// When a submission was last refused for want of room.
+    /// When a submission was last refused for lack of room.
     lost_at: Option<Instant>,
 }
 
@@ -44,7 +44,7 @@ impl Metrics {
         }
     }
 
-    /// Whether a submission was refused for want of room within the last minute.
+    /// Whether a submission was refused for lack of room within the last minute.
     pub fn is_refusing(&self) -> bool {
         self.memory.lock().lost_at.is_some_and(|at| at.elapsed() < GOES_ON)
     }

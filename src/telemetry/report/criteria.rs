@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn a_candidate_seen_for_a_part_of_the_window_is_not_ready_until_a_named_time() {
+    fn a_candidate_seen_too_briefly_is_not_ready_until_a_named_time() {
         let mut report = report();
         report.seen_since = report.now - Duration::from_secs(12 * 60 + 5);
         judge(&Settings::default(), &mut report);

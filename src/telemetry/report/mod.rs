@@ -356,7 +356,7 @@ pub struct ServiceReport {
 }
 
 impl ServiceReport {
-    /// The name, with the projects if the name does not contain them.
+    /// The name, with the projects unless the name begins with the only one.
     pub fn told(&self) -> String {
         let is_named = |project: &String| {
             self.name.strip_prefix(project.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
