@@ -270,7 +270,7 @@ macro_rules! as_text {
 as_text!(ByteSize, Period, Rate, Percent);
 
 /// A secret text: wiped from memory when dropped, and printed as `***` everywhere.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(SecretString);
 

@@ -1,5 +1,6 @@
 //! The configuration files that come with Switchyard load as they are, and the commented one shows the real defaults.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -152,4 +153,43 @@ fn the_minimal_example_is_the_defaults() {
         Arc::make_mut(project).places.clear();
     }
     assert_eq!(minimal, commented);
+}
+
+/// What `check` says of this text, and its exit code.
+fn checked(text: &str) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, dsn) = (folder.path().join("config.toml"), folder.path().join("glitchtip_dsn"));
+    std::fs::write(&path, text.replace("/run/credentials/glitchtip_dsn", dsn.to_str().expect("UTF-8")))
+        .expect("a file");
+    std::fs::write(&dsn, "http://key@127.0.0.1:8080/1").expect("a file");
+    std::fs::set_permissions(&dsn, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    let names = ["SWITCHYARD_KEY", "SENTRY_SAAS_DSN", "SENTRY_API_TOKEN"];
+    command.arg("check").arg("--config").arg(&path).envs(names.map(|name| (name, variable(name).expect("a value"))));
+    let output = command.output().expect("the binary");
+    (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
+}
+
+#[test]
+fn the_configuration_of_the_contract_passes_a_check_with_its_api_off_and_on() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/config/contract.toml");
+    let off = std::fs::read_to_string(path).expect("the sample");
+    let (code, said) = checked(&off);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("upstreams.sentry.api.token: is missing: sentry is not asked what it stores"), "{said}");
+
+    let line = "# token = \"${SENTRY_API_TOKEN}\"; url = \"https://sentry.io\"";
+    let on = off.replace(line, "token = \"${SENTRY_API_TOKEN}\"\nurl = \"https://sentry.io\"");
+    let (code, said) = checked(&on);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("an upstream of kind generic cannot be asked what it stores"), "{said}");
+
+    let of_kind = on.replace("# kind = \"sentry\"", "kind = \"sentry\"");
+    let (code, said) = checked(&of_kind);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("project = \"organization/project\" }") && said.contains("not looked up there"), "{said}");
+
+    let named = format!("{of_kind}[projects.api]\nsentry = \"acme/ai-admin\"\n[verify]\nrate = \"1/s\"\ncontent = 9\n");
+    let (code, said) = checked(&named);
+    assert!(code == Some(0) && !said.contains("warning"), "{said}");
 }

@@ -38,12 +38,12 @@ pub(super) enum Stored {
 }
 
 impl Place {
-    /// `None` where there is no `api`, or no DSN.
+    /// `None` where there is no `api`, no DSN, or no name that the API wants.
     pub(super) fn of(config: &Config, upstream: &str, project: &str) -> Option<Self> {
         let api = Api::of(config.upstreams.get(upstream)?)?;
         let project = config.projects.iter().find(|own| *own.name == *project)?;
         let name = project.places.get(upstream).map(|name| &**name);
-        let there = api.there(project.dsns.get(upstream)?, name);
+        let there = api.there(project.dsns.get(upstream)?, name)?;
         Some(Self { api, there })
     }
 

@@ -1,9 +1,10 @@
 //! The checks of `[upstreams.NAME.api]`, and of the names that projects have there.
 
-use crate::delivery::asking::{authorization, has_api, wants_a_name};
+use crate::delivery::asking::{authorization, wants_a_name};
+use crate::delivery::settings::Kind;
 
 use super::report::Report;
-use super::shape::{File, Place};
+use super::shape::File;
 use super::tree::Path;
 
 /// Checks the sections of all upstreams.
@@ -11,15 +12,16 @@ pub(super) fn check(file: &File, report: &mut Report<'_>) {
     for (name, settings) in &file.upstreams {
         let Some(api) = &settings.api else { continue };
         let section = Path::default().key("upstreams").key(name).key("api");
-        let kind = settings.kind;
-        if !has_api(kind) {
-            let help = match kind.name() {
-                "relay" => "a Relay stores nothing; leave the section out",
-                _ => "write kind = \"glitchtip\", \"sentry\" or \"bugsink\" if it is one, or leave the section out",
-            };
-            let message = format!("an upstream of kind {} cannot be asked what it stores", kind.name());
-            report.error_at_key(&section, message, Some(help.into()));
+        if !report.has(&section.key("token")) {
+            let help = "add token = \"${…}\", made in the tracker, or leave the section out";
+            report.warning(
+                &section.key("token"),
+                format!("is missing: {name} is not asked what it stores"),
+                Some(help.into()),
+            );
+            continue;
         }
+        check_kind(&section, settings.kind, report);
         if api.token.expose().trim().is_empty() {
             report.error(&section.key("token"), "is empty", None);
         } else if authorization(&api.token).is_none() {
@@ -28,21 +30,43 @@ pub(super) fn check(file: &File, report: &mut Report<'_>) {
     }
 }
 
-/// Checks what the API of an upstream calls a project.
-pub(super) fn check_place(path: &Path, upstream: &str, place: &Place, file: &File, report: &mut Report<'_>) {
+fn check_kind(section: &Path, kind: Kind, report: &mut Report<'_>) {
+    let message = format!("an upstream of kind {} cannot be asked what it stores", kind.name());
+    match kind {
+        Kind::Relay => {
+            report.error_at_key(section, message, Some("a Relay stores nothing; leave the section out".into()));
+        }
+        Kind::Generic => {
+            let help = "write kind = \"glitchtip\", \"sentry\" or \"bugsink\" if it is one, or leave the section out";
+            report.warning(section, message, Some(help.into()));
+        }
+        Kind::Sentry | Kind::Glitchtip | Kind::Bugsink => {}
+    }
+}
+
+/// Checks what the API of an upstream calls a project: the place with its DSN, and where the name stands.
+pub(super) fn check_place(
+    (place, at): (&Path, &Path),
+    upstream: &str,
+    name: Option<&String>,
+    file: &File,
+    report: &mut Report<'_>,
+) {
     let Some(settings) = file.upstreams.get(upstream) else { return };
-    let (wanted, at) = (settings.api.is_some() && wants_a_name(settings.kind), path.key("project"));
+    let has_token = settings.api.as_ref().is_some_and(|api| authorization(&api.token).is_some());
     let help = format!(
         "write {upstream} = {{ dsn = \"…\", project = \"organization/project\" }}, as in the address of its page"
     );
-    match &place.project {
-        None if wanted => {
-            report.error(path, "its api section needs to know what the tracker calls this project", Some(help));
+    match name {
+        None if has_token && wants_a_name(settings.kind) => {
+            let message =
+                "its api section needs to know what the tracker calls this project, which is not looked up there";
+            report.warning(place, message, Some(help));
         }
-        Some(name) if !is_name(name) => report.error(&at, "is not organization/project", Some(help)),
+        Some(name) if !is_name(name) => report.error(at, "is not organization/project", Some(help)),
         Some(_) if !wants_a_name(settings.kind) => {
             let message = format!("an upstream of kind {} has no such names", settings.kind.name());
-            report.error_at_key(&at, message, Some("leave it out".into()));
+            report.error_at_key(at, message, Some("leave it out".into()));
         }
         _ => {}
     }
@@ -98,13 +122,12 @@ sentry = "http://hunter2@h/9"
                      [upstreams.glitchtip.api]\ntoken = \"hunter2\\u0007\"\nurl = \"http://hunter2@h/\"\n\
                      [upstreams.bugsink.api]\ntoken = \"\"\n[upstreams.sentry.api]\ntoken = \"hunter2\"\n";
         insta::assert_snapshot!(lines(wrong), @r##"
-        config.toml:14:13: projects[0].upstreams.glitchtip: its api section needs to know what the tracker calls this project (write glitchtip = { dsn = "…", project = "organization/project" }, as in the address of its page)
         config.toml:15:41: projects[0].upstreams.bugsink.project: an upstream of kind bugsink has no such names (leave it out)
         config.toml:17:9: upstreams.glitchtip.api.token: has characters that no header may have
         config.toml:18:7: upstreams.glitchtip.api.url: this is no address of a tracker: write one as in "https://errors.example", without /api/ and without user and query
         config.toml:20:9: upstreams.bugsink.api.token: is empty
-        config.toml:21:19: upstreams.sentry.api: an upstream of kind generic cannot be asked what it stores (write kind = "glitchtip", "sentry" or "bugsink" if it is one, or leave the section out)
-        6 problems in config.toml
+        config.toml:21:1: warning: upstreams.sentry.api: an upstream of kind generic cannot be asked what it stores (write kind = "glitchtip", "sentry" or "bugsink" if it is one, or leave the section out)
+        4 problems, 1 warning in config.toml
         "##);
         let table = "glitchtip = { dsn = \"http://hunter2@h/1\", project = \"shop\", slug = \"x\" }\nbugsink = { project = \"a/b\" }\n";
         insta::assert_snapshot!(lines(table), @r##"
@@ -113,6 +136,32 @@ sentry = "http://hunter2@h/9"
         config.toml:15:11: projects[0].upstreams.bugsink.dsn: is missing
         3 problems in config.toml
         "##);
+    }
+
+    #[test]
+    fn without_a_token_or_a_name_there_is_a_warning_and_nothing_is_asked() {
+        let end = "glitchtip = \"http://hunter2@127.0.0.1:8080/1\"\nbugsink = \"http://hunter2@127.0.0.1:8000/1\"\n\
+             [upstreams.glitchtip.api]\ntoken = \"${KEY}\"\n[upstreams.bugsink.api]\n[upstreams.sentry.api]\n";
+        let loaded = tests::read(&format!("{BEGINNING}{end}")).unwrap();
+        insta::assert_snapshot!(loaded.warnings, @r##"
+        config.toml:14:13: warning: projects[0].upstreams.glitchtip: its api section needs to know what the tracker calls this project, which is not looked up there (write glitchtip = { dsn = "…", project = "organization/project" }, as in the address of its page)
+        config.toml:18:1: warning: upstreams.bugsink.api.token: is missing: bugsink is not asked what it stores (add token = "${…}", made in the tracker, or leave the section out)
+        config.toml:19:1: warning: upstreams.sentry.api.token: is missing: sentry is not asked what it stores (add token = "${…}", made in the tracker, or leave the section out)
+        3 warnings in config.toml
+        "##);
+        let named = format!("{BEGINNING}{end}[projects.api]\nglitchtip = \"acme/shop\"\n");
+        assert_eq!(&*tests::read(&named).unwrap().config.projects[0].places["glitchtip"], "acme/shop");
+        let wrong = "glitchtip = { dsn = \"http://hunter2@h/1\", project = \"a/b\" }\nbugsink = \"http://hunter2@h/2\"\n\
+             [projects.api]\nglitchtip = \"a/b\"\nbugsink = \"a/b\"\nsentry = \"a\"\nother = \"a/b\"\n";
+        let said = lines(wrong);
+        for problem in [
+            "api.glitchtip: this name stands beside the DSN, too",
+            "api.bugsink: an upstream of kind bugsink has no such names",
+            "api.sentry: is not organization/project",
+            "api.other: there is no such upstream",
+        ] {
+            assert!(said.contains(&format!("projects[0].{problem}")), "{said}");
+        }
     }
 
     #[test]

@@ -41,12 +41,17 @@ fn resolve_one(path: &Path, written: &Written, file: &File, known: &[String], re
         check_names_an_upstream(&path.key("primary"), primary, known, report);
     }
     check_primary_has_dsn(path, written, file, known, report);
-    let (mut dsns, mut places) = (BTreeMap::new(), BTreeMap::new());
+    let (names, mut dsns, mut places) = (&written.api, BTreeMap::new(), BTreeMap::new());
+    check_names_of_apis(path, written, known, report);
     for (upstream, written) in &written.upstreams {
         let place = path.key("upstreams").key(upstream);
         check_names_key(&place, upstream, known, report);
-        api::check_place(&place, upstream, written, file, report);
-        if let Some(name) = &written.project {
+        let (name, stands_at) = match (&written.project, names.get(upstream)) {
+            (None, Some(name)) => (Some(name), path.key("api").key(upstream)),
+            (name, _) => (name.as_ref(), place.key("project")),
+        };
+        api::check_place((&place, &stands_at), upstream, name, file, report);
+        if let Some(name) = name {
             places.insert(upstream.as_str().into(), name.as_str().into());
         }
         let place = if written.is_table { place.key("dsn") } else { place };
@@ -97,6 +102,21 @@ fn check_names_key(path: &Path, upstream: &str, known: &[String], report: &mut R
             None => format!("add [upstreams.{upstream}], or use one of: {}", known.join(", ")),
         };
         report.error_at_key(path, "there is no such upstream", Some(help));
+    }
+}
+
+/// Each name in `[projects.api]` is that of an upstream where the project has a DSN, and is the only one there.
+fn check_names_of_apis(path: &Path, written: &Written, known: &[String], report: &mut Report<'_>) {
+    for upstream in written.api.keys() {
+        let (key, place) = (path.key("api").key(upstream), path.key("upstreams").key(upstream));
+        check_names_key(&key, upstream, known, report);
+        match written.upstreams.get(upstream) {
+            None if !report.has(&place) => report.error_at_key(&key, "this project has no DSN there", None),
+            Some(place) if place.project.is_some() => {
+                report.error_at_key(&key, "this name stands beside the DSN, too", Some("leave one out".into()));
+            }
+            _ => {}
+        }
     }
 }
 

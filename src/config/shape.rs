@@ -74,6 +74,8 @@ pub(super) struct Project {
     pub(super) browsers: Option<bool>,
     pub(super) limits: limits::Settings,
     pub(super) upstreams: BTreeMap<String, Place>,
+    /// What the upstreams' APIs call it, where that does not stand beside its DSN.
+    pub(super) api: BTreeMap<String, String>,
 }
 
 impl std::fmt::Debug for Project {

@@ -118,7 +118,7 @@ impl Daemon {
         let figures = self.journal.figures().await.unwrap_or_default();
         for (target, upstream) in &recipients {
             let before = last_canary(&figures, *target);
-            let reads_back = self.config.upstreams.get(upstream).is_some_and(|settings| settings.api.is_some());
+            let reads_back = self.verifier.place(upstream, &project.name).is_some();
             board.canary(upstream, |canary| {
                 *canary = Some(Canary::sent(canary.take(), id, now, timeout, reads_back).after(before));
             });

@@ -13,8 +13,8 @@ use crate::units::{Period, Secret};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The token of the API.
-    #[serde(skip_serializing)]
+    /// The token of the API; empty when the section has none, and then the tracker is not asked.
+    #[serde(default, skip_serializing)]
     pub token: Secret,
     /// The address of the API; `None` to derive it from the DSN.
     #[serde(default)]

@@ -43,8 +43,11 @@ const VERSION_FOR: Duration = Duration::from_secs(600);
 /// The first version of GlitchTip that loses no event along with another.
 const LOSES_NO_BATCH: Version = (6, 0);
 
-/// The header with the token; `None` when the token has characters that no header may have.
+/// The header with the token; `None` when it is empty or has characters that no header may have.
 pub fn authorization(token: &Secret) -> Option<HeaderValue> {
+    if token.expose().trim().is_empty() {
+        return None;
+    }
     let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).ok()?;
     value.set_sensitive(true);
     Some(value)
@@ -107,7 +110,7 @@ struct Known {
 }
 
 impl Api {
-    /// The API of an upstream; `None` without a section, for a kind without an API, and for a token that fits no header.
+    /// The API of an upstream; `None` without a section, without a usable token, and for a kind without an API.
     pub fn of(upstream: &Upstream) -> Option<Self> {
         let settings = upstream.api.as_ref()?;
         let dialect = dialect(upstream.kind)?;
@@ -131,10 +134,13 @@ impl Api {
         })))
     }
 
-    /// A project as this tracker knows it.
-    pub fn there(&self, dsn: &Dsn, name: Option<&str>) -> There {
+    /// A project as this tracker knows it; `None` when its API needs a name and none is configured.
+    pub fn there(&self, dsn: &Dsn, name: Option<&str>) -> Option<There> {
+        if name.is_none() && self.0.dialect.wants_a_name() {
+            return None;
+        }
         let address = self.0.address.as_ref().map_or_else(|| address_of(dsn), ToString::to_string);
-        There { address: address.into(), name: name.unwrap_or_default().into(), number: dsn.project().into() }
+        Some(There { address: address.into(), name: name.unwrap_or_default().into(), number: dsn.project().into() })
     }
 
     /// The tracker's copy of an event, as JSON; `None` when it has none.

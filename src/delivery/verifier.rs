@@ -65,17 +65,17 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// The tracker of an upstream; `None` where it has no `api` section.
+    /// The tracker of an upstream; `None` when it has no `api` section, or no project has the name that its API needs.
     pub fn of((name, target): (&Arc<str>, TargetId), settings: &Upstreams, projects: &[Arc<Project>]) -> Option<Self> {
         let api = Api::of(settings)?;
         let place = |project: &Arc<Project>| {
             let dsn = project.dsns.get(name)?;
-            let there = api.there(dsn, project.places.get(name).map(|name| &**name));
+            let there = api.there(dsn, project.places.get(name).map(|name| &**name))?;
             Some((Arc::clone(&project.name), there))
         };
-        let places = projects.iter().filter_map(place).collect();
+        let places: BTreeMap<_, _> = projects.iter().filter_map(place).collect();
         let remembers = api.remembers();
-        Some(Self { target, api, places, remembers })
+        (!places.is_empty()).then_some(Self { target, api, places, remembers })
     }
 }
 

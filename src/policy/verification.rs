@@ -28,12 +28,14 @@ pub struct Settings {
     /// The time from delivery to the first lookup.
     pub settle: Period,
     /// The rate limit for requests to each tracker's API.
+    #[serde(alias = "rate")]
     pub requests: Rate,
     /// Whether missing events are sent again.
     pub repair: Repairs,
     /// How often an event is sent again before it becomes a dead letter.
     pub max_repairs: u32,
     /// The most stored events of each tracker that are compared with what was sent, in 24 hours; 0 for none.
+    #[serde(alias = "content")]
     pub compare: u32,
 }
 

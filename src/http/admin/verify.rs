@@ -232,7 +232,8 @@ fn refused((status, why): &Refused) -> Response {
 fn no_api(admin: &Admin, upstream: &str) -> Refused {
     let why = match admin.view.load().upstreams.contains_key(upstream) {
         true => format!(
-            "{upstream} cannot be asked what it stores: add [upstreams.{upstream}.api] with its token to the configuration"
+            "{upstream} cannot be asked what it stores: add [upstreams.{upstream}.api] with its token to the configuration \
+             (`switchyard check` says what else is missing)"
         ),
         false => format!("{upstream:?} is no upstream of the configuration"),
     };

@@ -320,7 +320,8 @@ fn stored(settings: &Settings, candidate: &UpstreamReport, name: &str) -> Option
     let Some(own) = &candidate.verification else {
         let found = format!(
             "nothing shows that {name} stores what it answers with 200: add [upstreams.{name}.api] with token = \"${{…}}\" \
-             if it is a GlitchTip, a Sentry or a Bugsink, or require_stored = false under [report]"
+             if it is a GlitchTip, a Sentry or a Bugsink (`switchyard check` says what else is missing), or require_stored = false \
+             under [report]"
         );
         return settings.require_stored.then(|| criterion("stored", false, demanded, found));
     };
