@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 use std::time::Duration;
 
 use support::connection::Connection;
@@ -199,6 +200,37 @@ async fn a_broken_file_changes_nothing_says_where_it_is_wrong_and_can_be_mended(
     let samples = relay.balanced(SOON).await;
     assert_eq!(samples.sum("switchyard_config_reload_success", &[]), 1.0);
     has_each_once(&b, &ids);
+    relay.finish().await;
+}
+
+/// Puts something that is no configuration in the place of the file.
+fn spoil(relay: &Relay, with: &str) {
+    let path = relay.config();
+    fs::remove_file(&path).expect("a file");
+    match with {
+        "a dangling link" => symlink(relay.home().join("nowhere"), path).expect("a link"),
+        "a device" => symlink("/dev/zero", path).expect("a link"),
+        "a pipe" => assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success()),
+        "a huge file" => fs::File::create(path).and_then(|file| file.set_len(1 << 30)).expect("a file"),
+        _ => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_gone_or_none_is_told_like_a_broken_one_until_it_is_back() {
+    let (a, b) = two_upstreams().await;
+    let relay = plan(&a, &b).start().await;
+    let good = fs::read_to_string(relay.config()).expect("the configuration");
+    for with in ["nothing", "a dangling link", "a pipe", "a device", "a huge file"] {
+        spoil(&relay, with);
+        shows(&relay, with, |status| status["config"]["error"].is_string()).await;
+        assert_eq!(relay.status().await["health"]["level"], "degraded", "{with}");
+        assert_eq!(relay.samples().await.expect("samples").sum("switchyard_config_reload_success", &[]), 0.0);
+        relay.replace_config(&good);
+        shows(&relay, "the file is back", |status| status["config"]["error"].is_null()).await;
+    }
+    edit(&relay, "primary = \"a\"", "primary = \"b\"");
+    shows(&relay, "the next edit is used", |status| status["primary"] == "b").await;
     relay.finish().await;
 }
 

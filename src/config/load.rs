@@ -16,7 +16,7 @@ use super::tree::Tree;
 use super::{Config, certificate, resolve, shape};
 
 /// The largest file that is taken for a configuration.
-const LARGEST: u64 = 1024 * 1024;
+pub(super) const LARGEST: u64 = 1024 * 1024;
 
 /// A configuration fit for use.
 #[derive(Clone, Debug)]

@@ -1,39 +1,45 @@
 //! Tells when the content of the configuration file changed.
 //!
-//! The system's notifications make it quick; a look at the content each second makes it certain: editors replace files, mounts and
+//! The system's notifications make it quick; a look at the content twice a second makes it certain: editors replace files, mounts and
 //! symbolic links change where a path leads, and some file systems notify nobody. The rule: only the content decides. What is read
-//! while a file is being written is not reported; a file that is gone changes nothing until it is back; one that is there and cannot
-//! be read is reported as any broken one. A pipe, which can be read but once, counts as one that is gone.
+//! while a file is being written is not reported. A file that is gone, cannot be read, is larger than 1 MiB or is no regular file is
+//! reported as any broken one. A pipe that was the configuration from the start can be read but once, and is not looked at again.
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use inotify::{EventStream, Inotify, WatchMask};
+use rustix::fs::OFlags;
 use tokio::time::Instant;
 
 use crate::tasks;
 
 use super::Fingerprint;
+use super::load::LARGEST;
 
 /// How often the content is looked at when nothing is notified.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(500);
 /// How long the content must stay the same before it counts.
 const STABLE: Duration = Duration::from_millis(20);
-/// How long an unstable content is waited for.
+/// How long an unstable content is waited for, and how long a file must be missing: one that is being replaced may be for a moment.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// What a look finds: a content, or why it cannot be read. `None` when there is no file.
-type Found = Option<Result<Fingerprint, ErrorKind>>;
+/// Why a pipe or a device has no content.
+const NO_FILE: ErrorKind = ErrorKind::Unsupported;
+
+/// What a look finds: a content, or why there is none.
+type Found = Result<Fingerprint, ErrorKind>;
 
 /// A watch over one file. Ends when dropped.
 #[derive(Debug)]
 pub struct Watch {
     path: PathBuf,
-    seen: Result<Fingerprint, ErrorKind>,
-    gone: bool,
+    seen: Found,
     /// `None` when the system does not notify.
     notices: Option<Notices>,
 }
@@ -48,13 +54,14 @@ struct Notices {
 impl Watch {
     /// Watches the file at `path`, whose content is known as `seen`: a change since then is reported too.
     pub fn new(path: &Path, seen: Fingerprint) -> Self {
-        Self { path: path.to_owned(), seen: Ok(seen), gone: false, notices: Notices::subscribe(path) }
+        let seen = if is_pipe(path) { Err(NO_FILE) } else { Ok(seen) };
+        Self { path: path.to_owned(), seen, notices: Notices::subscribe(path) }
     }
 
-    /// Without the system's notifications: the look each second alone.
+    /// Without the system's notifications: the looks alone.
     #[cfg(test)]
     fn polling(path: &Path, seen: Fingerprint) -> Self {
-        Self { path: path.to_owned(), seen: Ok(seen), gone: false, notices: None }
+        Self { path: path.to_owned(), seen: Ok(seen), notices: None }
     }
 
     /// Waits until the content is another one than last time. Nothing is lost when the wait is abandoned.
@@ -64,7 +71,7 @@ impl Watch {
                 () = Notices::next(&mut self.notices) => true,
                 () = tokio::time::sleep(LOOK) => false,
             };
-            if !self.differs().await {
+            if content(&self.path).await == self.seen {
                 continue;
             }
             let settled = self.settle().await;
@@ -72,30 +79,9 @@ impl Watch {
                 // The notifications have missed it: the folder they were asked for may be another one by now.
                 self.notices = self.notices.is_some().then(|| Notices::subscribe(&self.path)).flatten();
             }
-            if let Some(content) = settled.filter(|content| *content != self.seen) {
-                self.seen = content;
+            if settled != self.seen {
+                self.seen = settled;
                 return;
-            }
-        }
-    }
-
-    /// Whether there is a content, and another one than last time.
-    async fn differs(&mut self) -> bool {
-        match content(&self.path).await {
-            Some(content) => {
-                if std::mem::take(&mut self.gone) {
-                    tracing::info!(config.path = %self.path.display(), "the configuration file is back");
-                }
-                content != self.seen
-            }
-            None => {
-                // A file that is being replaced may be missing for a moment.
-                let gone = self.settle().await.is_none();
-                if gone && !std::mem::replace(&mut self.gone, true) {
-                    let path = self.path.display();
-                    tracing::warn!(config.path = %path, "the configuration file is gone; what was loaded stays in force");
-                }
-                !gone
             }
         }
     }
@@ -104,7 +90,8 @@ impl Watch {
     async fn settle(&self) -> Found {
         let begun = Instant::now();
         let (mut last, mut since) = (content(&self.path).await, Instant::now());
-        while since.elapsed() < STABLE && begun.elapsed() < PATIENCE {
+        let rest = |found| if found == Err(ErrorKind::NotFound) { PATIENCE } else { STABLE };
+        while since.elapsed() < rest(last) && begun.elapsed() < PATIENCE {
             tokio::time::sleep(STABLE / 4).await;
             let now = content(&self.path).await;
             if now != last {
@@ -118,17 +105,23 @@ impl Watch {
 async fn content(path: &Path) -> Found {
     let path = path.to_owned();
     tasks::blocking(move || {
-        // Who opens a pipe may wait for ever, and what was read from it is not there again.
+        // What was read from a pipe is not there again, and a device may have no end.
         if is_pipe(&path) {
-            return None;
+            return Err(NO_FILE);
         }
-        match std::fs::read(&path) {
-            Ok(content) => Some(Ok(Fingerprint::of(&content))),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => Some(Err(error.kind())),
-        }
+        let read = read(&path).map_err(|error| error.kind())?;
+        if read.len() as u64 > LARGEST { Err(ErrorKind::FileTooLarge) } else { Ok(Fingerprint::of(&read)) }
     })
     .await
+}
+
+/// As much of a file as tells whether it is too large. Does not wait for the writer of a pipe that has just taken its place.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = vec![];
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(nonblocking).open(path)?;
+    file.take(LARGEST + 1).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// Whether the file at `path` can be read at most once: it is neither a regular file nor a folder.
@@ -153,7 +146,7 @@ impl Notices {
             Err(error) => {
                 let path = path.display();
                 let message =
-                    "the system does not tell of changes to the configuration file; it is looked at once a second";
+                    "the system does not tell of changes to the configuration file; it is looked at twice a second";
                 tracing::warn!(config.path = %path, %error, "{message}");
                 None
             }
@@ -203,13 +196,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_changed_content_is_told_long_before_the_next_look() {
+    async fn the_system_tells_of_a_changed_content_before_the_next_look() {
         let (_folder, path) = folder_with("a");
         let mut watch = Watch::new(&path, Fingerprint::of(b"a"));
-        let saved = std::time::Instant::now();
         std::fs::write(&path, "b").unwrap();
+        tokio::time::timeout(SOON, Notices::next(&mut watch.notices)).await.expect("the system tells");
         told(&mut watch).await;
-        assert!(saved.elapsed() < LOOK, "{:?}", saved.elapsed());
     }
 
     #[tokio::test]
@@ -230,12 +222,14 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn without_notifications_the_look_each_second_finds_it() {
+    #[tokio::test(start_paused = true)]
+    async fn without_notifications_a_look_finds_it_within_a_second() {
         let (_folder, path) = folder_with("a");
         let mut watch = Watch::polling(&path, Fingerprint::of(b"a"));
         std::fs::write(&path, "b").unwrap();
+        let saved = Instant::now();
         told(&mut watch).await;
+        assert!(saved.elapsed() < Duration::from_secs(1), "{:?}", saved.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
@@ -247,15 +241,49 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_is_gone_changes_nothing_until_it_is_back() {
+    async fn a_file_that_is_gone_is_told_once_and_once_more_when_it_is_back() {
+        let (folder, path) = folder_with("a");
+        let mut watch = Watch::polling(&path, Fingerprint::of(b"a"));
+        for content in ["a", "b"] {
+            std::fs::remove_file(&path).unwrap();
+            std::os::unix::fs::symlink(folder.path().join("nowhere"), &path).unwrap();
+            told(&mut watch).await;
+            assert!(tokio::time::timeout(5 * LOOK, watch.changed()).await.is_err());
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, content).unwrap();
+            told(&mut watch).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_missing_while_it_is_replaced_is_not_told_to_be_gone() {
         let (_folder, path) = folder_with("a");
         let mut watch = Watch::polling(&path, Fingerprint::of(b"a"));
-        for (content, tells) in [("a", false), ("b", true)] {
+        let replacing = async {
+            tokio::time::sleep(LOOK - STABLE).await;
             std::fs::remove_file(&path).unwrap();
-            assert!(tokio::time::timeout(5 * LOOK, watch.changed()).await.is_err());
-            std::fs::write(&path, content).unwrap();
-            assert_eq!(tokio::time::timeout(5 * LOOK, watch.changed()).await.is_ok(), tells);
-        }
+            tokio::time::sleep(PATIENCE / 2).await;
+            std::fs::write(&path, "b").unwrap();
+        };
+        tokio::join!(replacing, watch.changed());
+        assert_eq!(watch.seen, Ok(Fingerprint::of(b"b")));
+    }
+
+    #[tokio::test]
+    async fn a_device_or_a_huge_file_in_its_place_is_told_without_being_read_to_its_end() {
+        let (_folder, path) = folder_with("a");
+        let mut watch = Watch::new(&path, Fingerprint::of(b"a"));
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        told(&mut watch).await;
+        assert_eq!(watch.seen, Err(NO_FILE));
+        std::fs::remove_file(&path).unwrap();
+        File::create(&path).unwrap().set_len(1 << 30).unwrap();
+        told(&mut watch).await;
+        assert_eq!(watch.seen, Err(ErrorKind::FileTooLarge));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "a").unwrap();
+        told(&mut watch).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -313,14 +341,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pipe_counts_as_gone_and_what_takes_its_place_is_told() {
+    async fn a_pipe_is_told_where_a_file_was_and_what_takes_its_place_is_told() {
         let (folder, path) = folder_with("a");
         let mut watch = Watch::new(&path, Fingerprint::of(b"a"));
         let pipe = folder.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         std::fs::rename(&pipe, &path).unwrap();
-        let looks = tokio::time::timeout(LOOK * 3, watch.changed()).await;
-        assert!(looks.is_err() && watch.gone, "it is not opened, which would wait for a writer");
+        told(&mut watch).await;
+        // One that was the configuration from the start is no news, and is not opened, which would wait for a writer.
+        let mut watch = Watch::new(&path, Fingerprint::of(b"a"));
+        assert!(tokio::time::timeout(LOOK * 3, watch.changed()).await.is_err());
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "b").unwrap();
         told(&mut watch).await;
