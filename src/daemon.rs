@@ -338,7 +338,7 @@ impl Daemon {
     }
 
     async fn take_over(&mut self, loaded: Loaded) -> Result<(), String> {
-        sharing::goes_over(&self.config, &loaded.config)?;
+        sharing::goes_over_to(&self.config, &loaded.config, (&self.status.path, &loaded))?;
         let changes = diff::changes(&self.config, &loaded.config);
         // The relay's own edit of the file is seen by the watch after it was applied.
         let before = self.seen.replace(loaded.fingerprint);

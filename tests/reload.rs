@@ -247,6 +247,9 @@ async fn a_change_that_needs_a_restart_is_refused_naming_the_field() {
             .is_some_and(|error| error.contains("restart") && error.contains("server.listen"))
     })
     .await;
+    let line = 1 + other.lines().position(|line| line.contains("127.0.0.1:9")).expect("the line");
+    let log = relay.log();
+    assert!(log.contains(&format!("config.toml:{line}:")) && log.contains('^'), "{log}");
     assert_eq!(relay.status().await["primary"], "a", "all or nothing");
     relay.replace_config(&good);
     shows(&relay, "the old file is fine", |status| status["config"]["error"].is_null()).await;

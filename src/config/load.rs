@@ -12,7 +12,7 @@ use crate::units::Secret;
 use super::diagnostics::{LoadError, Problems};
 use super::interpolate::{Variables, interpolate};
 use super::report::Report;
-use super::tree::Tree;
+use super::tree::{self, Tree};
 use super::{Config, certificate, resolve, shape};
 
 /// The largest file that is taken for a configuration.
@@ -29,6 +29,18 @@ pub struct Loaded {
     pub fingerprint: Fingerprint,
     /// What the file held, as it is written.
     pub text: Secret,
+}
+
+impl Loaded {
+    /// The same problem with each of these fields, at its place in the file.
+    pub fn problems_at(&self, file: &str, fields: &[&str], message: &str) -> Problems {
+        let mut report = Report::new(self.text.expose(), Tree::parse(self.text.expose()).0);
+        for field in fields {
+            let path = field.split('.').fold(tree::Path::default(), |path, key| path.key(key));
+            report.error(&path, message, None);
+        }
+        report.finish(file)
+    }
 }
 
 /// Tells one content of a file from another.

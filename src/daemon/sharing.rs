@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::config::common::Common;
-use crate::config::diagnostics::LoadError;
+use crate::config::diagnostics::{Form, LoadError};
 use crate::config::{Config, Fingerprint, Loaded, diff, parse};
 use crate::journal::plane::Plane;
 use crate::journal::term::Epoch;
@@ -123,7 +123,9 @@ impl Sharing {
         if epoch.is_some() {
             wanted.common = own.common.text().to_owned();
         }
-        if let Err(why) = made(loaded.clone(), own, &wanted).and_then(|made| goes_over(&config, &made.config)) {
+        let path = self.file.path().display().to_string();
+        let can_go = |made: Loaded| goes_over_to(&config, &made.config, (&path, loaded));
+        if let Err(why) = made(loaded.clone(), own, &wanted).and_then(can_go) {
             return Ok((plane, Some(why)));
         }
         if let Some(epoch) = epoch {
@@ -205,7 +207,9 @@ impl Sharing {
             }
         };
         let mut outcome = if refused.is_none() { made(loaded.clone(), &own, &plane) } else { Err(String::new()) };
-        let fixed = outcome.as_ref().ok().and_then(|made| goes_over(&config, &made.config).err());
+        let path = self.file.path().display().to_string();
+        let can_go = |made: &Loaded| goes_over_to(&config, &made.config, (&path, &loaded));
+        let fixed = outcome.as_ref().ok().and_then(|made| can_go(made).err());
         let unused = refused.clone().or(fixed);
         if unused.is_some() {
             outcome = made(good, &before, &plane);
@@ -223,6 +227,14 @@ impl Sharing {
             }
         }
     }
+}
+
+/// Whether a relay can go over to the configuration that was made of a file; else why not, with the places in the file.
+pub(super) fn goes_over_to(before: &Config, after: &Config, file: (&str, &Loaded)) -> Result<(), String> {
+    goes_over(before, after).map_err(|why| match diff::needs_restart(before, after).as_slice() {
+        [] => why,
+        fixed => file.1.problems_at(file.0, fixed, "a restart is needed to change this").render(Form::Plain),
+    })
 }
 
 /// Whether a relay can go over from one configuration to another one.
