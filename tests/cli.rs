@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "cli/answers.rs"]
+mod answers;
 #[path = "cli/demo.rs"]
 mod demo;
 #[path = "cli/docs.rs"]

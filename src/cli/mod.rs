@@ -8,7 +8,7 @@
 //! | `journal` | moves what is kept, while no daemon runs |
 //! | `notify` | tries the receivers of messages |
 //! | `help`, `completions`, `man` | describe the command line itself |
-//! | `locate`, `admin`, `stored`, `place`, `private_file`, `process`, `terminal`, `failure` | what they share |
+//! | `locate`, `admin`, `author`, `stored`, `place`, `private_file`, `process`, `terminal`, `failure` | what they share |
 //!
 //! Asks a daemon over its admin listener alone; knows neither what is in its journal nor its memory. What a script may read is there as JSON,
 //! and how a verb ended is an exit code of [`Exit`].
@@ -19,6 +19,7 @@ use clap::{Arg, Command, CommandFactory as _, FromArgMatches as _, Parser, Subco
 
 mod admin;
 mod asker;
+mod author;
 mod backfill;
 mod check;
 mod completions;

@@ -15,6 +15,7 @@ use crate::telemetry::status::{Status, SwitchStatus};
 use crate::telemetry::words;
 
 use super::admin::{AdminClient, Announcement, Silence};
+use super::author::author;
 use super::backfill;
 use super::failure::{Exit, Failure};
 use super::locate::Located;
@@ -235,7 +236,7 @@ fn already<'a>(name: &'a str, status: Option<&Status>) -> Done<'a> {
 /// when it refuses.
 async fn announce(admin: &AdminClient, to: &str, args: &Args, announced: bool) -> Result<(), Failure> {
     let author = author();
-    let announcement = Announcement { to, reason: args.reason.as_deref(), author: author.as_deref(), announced };
+    let announcement = Announcement { to, reason: args.reason.as_deref(), author: Some(&author), announced };
     match admin.announce(&announcement).await {
         // It went away in between: then the file is all there is.
         Ok(()) | Err(Silence::Unreachable(_)) => Ok(()),
@@ -369,16 +370,4 @@ fn written(path: &Path) -> Option<String> {
 fn is_shared(path: &Path) -> bool {
     let file: Option<toml::Table> = std::fs::read_to_string(path).ok().and_then(|text| text.parse().ok());
     file.is_some_and(|file| file.get("journal").and_then(|journal| journal.get("url")).is_some())
-}
-
-/// Who sits at the terminal.
-fn author() -> Option<String> {
-    let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let user = named("SUDO_USER").or_else(|| named("USER")).or_else(|| named("LOGNAME"))?;
-    let terminal = std::fs::read_link("/proc/self/fd/0").ok();
-    let terminal = terminal.as_deref().and_then(|path| path.strip_prefix("/dev").ok());
-    Some(match terminal.filter(|path| path.starts_with("pts") || path.to_string_lossy().starts_with("tty")) {
-        Some(terminal) => format!("{user}@{}", terminal.display()),
-        None => user,
-    })
 }
