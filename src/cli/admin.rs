@@ -1,12 +1,14 @@
 //! Talking to a running daemon over its admin listener.
 
 use std::error::Error as _;
+use std::future::Future;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::sleep;
 
 use crate::telemetry::report::Report;
 use crate::telemetry::status::Status;
@@ -17,8 +19,10 @@ use super::locate::Contact;
 
 /// How long an answer may take: the daemon is near.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long one may take that means work, or many bytes.
+/// How long one may take that means work, or many bytes, of a daemon that answers other questions meanwhile.
 const LONG: Duration = Duration::from_secs(120);
+/// How long it is waited for without asking anything else.
+const AWHILE: Duration = Duration::from_millis(500);
 
 /// What a daemon answers where it has nothing, as one of another version may.
 const NO_PAGE: &str = "no such page\n";
@@ -46,8 +50,12 @@ pub(super) struct Announcement<'a> {
 /// Why a daemon gave no answer that can be used.
 #[derive(Debug)]
 pub(super) enum Silence {
-    /// Nobody listens there, or does not answer in time.
+    /// Nobody listens there.
     Unreachable(String),
+    /// It does not answer in time.
+    Late,
+    /// It says in its own words that there is no such thing to ask for.
+    Misasked(String),
     /// It wants a token, or another one.
     Unauthorized,
     /// It answered something else: with its own words.
@@ -78,7 +86,7 @@ impl AdminClient {
     /// The status, and as the text it came in.
     pub(super) async fn status_and_text(&self) -> Result<(Status, String), Silence> {
         let answer = self.ask(self.http.get(self.url("/api/status"))).await?;
-        let text = answer.text().await.map_err(|error| Silence::Unreachable(told(&error)))?;
+        let text = answer.text().await.map_err(silence)?;
         let status = serde_json::from_str(&text).map_err(|error| match is_page(&text) {
             true => Silence::Stranger("a page where the status should be".to_owned()),
             false => Silence::Refused(format!("its status is of another version: {error}")),
@@ -98,7 +106,7 @@ impl AdminClient {
         let url = Url::parse_with_params(&self.url("/api/report"), &query)
             .map_err(|error| Silence::Unreachable(error.to_string()))?;
         let request = self.http.get(url).timeout(LONG);
-        let text = self.ask(request).await?.text().await.map_err(|error| Silence::Unreachable(told(&error)))?;
+        let text = self.patiently(async { self.ask(request).await?.text().await.map_err(silence) }).await?;
         let report = serde_json::from_str(&text)
             .map_err(|error| Silence::Refused(format!("its report is of another version: {error}")))?;
         Ok((report, text))
@@ -109,6 +117,17 @@ impl AdminClient {
         self.status_and_text().await.map(|(status, _)| status)
     }
 
+    /// The status, in which an upstream of this name has to be.
+    pub(super) async fn status_with(&self, upstream: &str) -> Result<Status, Failure> {
+        let status = self.status().await.map_err(|silence| self.failure(silence))?;
+        let mut names = status.upstreams.iter().map(|upstream| upstream.name.as_str());
+        if names.clone().any(|name| name == upstream) {
+            return Ok(status);
+        }
+        let names = names.by_ref().collect::<Vec<_>>().join(", ");
+        Err(Failure::new(Exit::Usage, format_args!("{upstream:?} is no upstream; there are {names}")))
+    }
+
     /// Says that the file is about to be edited, why and by whom.
     pub(super) async fn announce(&self, announcement: &Announcement<'_>) -> Result<(), Silence> {
         self.ask(self.http.post(self.url("/api/primary")).json(announcement)).await.map(drop)
@@ -117,20 +136,21 @@ impl AdminClient {
     /// What is to be read at `path`.
     pub(super) async fn read<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Silence> {
         let query: String = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
-        let answer = self.ask(self.http.get(self.url(&format!("{path}?{query}"))).timeout(LONG)).await?;
-        understood(answer).await
+        let request = self.http.get(self.url(&format!("{path}?{query}"))).timeout(LONG);
+        self.patiently(async { understood(self.ask(request).await?).await }).await
     }
 
     /// Has something changed by an order to `path`.
     pub(super) async fn order<T: DeserializeOwned>(&self, path: &str, order: &impl Serialize) -> Result<T, Silence> {
-        let answer = self.ask(self.http.post(self.url(path)).json(order).timeout(LONG)).await?;
-        understood(answer).await
+        let request = self.http.post(self.url(path)).json(order).timeout(LONG);
+        self.patiently(async { understood(self.ask(request).await?).await }).await
     }
 
     /// The bytes at `path`.
     pub(super) async fn bytes(&self, path: &str) -> Result<Vec<u8>, Silence> {
-        let answer = self.ask(self.http.get(self.url(path)).timeout(LONG)).await?;
-        answer.bytes().await.map(Vec::from).map_err(|error| Silence::Unreachable(told(&error)))
+        let request = self.http.get(self.url(path)).timeout(LONG);
+        let answer = self.patiently(async { self.ask(request).await?.bytes().await.map_err(silence) });
+        answer.await.map(Vec::from)
     }
 
     /// Whether it accepts submissions; if not, why.
@@ -138,18 +158,38 @@ impl AdminClient {
         self.ask(self.http.get(self.url("/readyz"))).await.map(drop)
     }
 
+    /// Waits for an answer that may be long in coming, as long as the daemon answers something else.
+    async fn patiently<T>(&self, answer: impl Future<Output = Result<T, Silence>>) -> Result<T, Silence> {
+        tokio::select! {
+            answer = answer => answer,
+            () = self.silenced() => Err(Silence::Late),
+        }
+    }
+
+    /// Returns when the daemon does not answer a short question in time. One that is gone is none of that.
+    async fn silenced(&self) {
+        loop {
+            sleep(AWHILE).await;
+            let alive = self.http.get(self.url("/healthz")).timeout(PATIENCE - AWHILE).send().await;
+            if alive.is_err_and(|error| error.is_timeout()) {
+                return;
+            }
+        }
+    }
+
     async fn ask(&self, request: RequestBuilder) -> Result<Response, Silence> {
         let request = match &self.contact.token {
             Ok(Some(token)) => request.bearer_auth(token.expose()),
             Ok(None) | Err(_) => request,
         };
-        let answer = request.send().await.map_err(|error| Silence::Unreachable(told(&error)))?;
+        let answer = request.send().await.map_err(silence)?;
         match answer.status() {
             status if status.is_success() => Ok(answer),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Silence::Unauthorized),
             status => {
                 let text = answer.text().await.unwrap_or_default();
                 Err(match detail(&text) {
+                    Some(detail) if status == StatusCode::BAD_REQUEST => Silence::Misasked(detail),
                     Some(detail) => Silence::Refused(detail),
                     None if is_page(&text) || (status == StatusCode::NOT_FOUND && text != NO_PAGE) => {
                         Silence::Stranger(status.to_string())
@@ -170,6 +210,14 @@ impl AdminClient {
                     "no daemon answers at {address}, the admin address of the configuration: {why}\nis `switchyard run` running?"
                 ),
             ),
+            Silence::Late => Failure::new(
+                Exit::Unavailable,
+                format_args!(
+                    "the daemon at {address} does not answer in time: it is stopped, or has too much to do\n\
+                     what it was asked for it may still do when it goes on"
+                ),
+            ),
+            Silence::Misasked(why) => Failure::new(Exit::Usage, why),
             Silence::Unauthorized => Failure::new(Exit::Permission, self.without_token()),
             Silence::Refused(why) => {
                 Failure::new(Exit::Negative, format_args!("the daemon at {address} refuses: {why}"))
@@ -203,8 +251,13 @@ impl AdminClient {
     }
 }
 
+/// Why a request got no answer.
+fn silence(error: reqwest::Error) -> Silence {
+    if error.is_timeout() { Silence::Late } else { Silence::Unreachable(told(&error)) }
+}
+
 async fn understood<T: DeserializeOwned>(answer: Response) -> Result<T, Silence> {
-    let text = answer.text().await.map_err(|error| Silence::Unreachable(told(&error)))?;
+    let text = answer.text().await.map_err(silence)?;
     serde_json::from_str(&text).map_err(|error| Silence::Refused(format!("its answer is of another version: {error}")))
 }
 

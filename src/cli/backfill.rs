@@ -160,7 +160,7 @@ async fn watch(admin: &AdminClient, args: &Args, found: u64) -> Result<BackfillS
             Ok(Some(ended)) => return Ok(ended),
             Ok(None) => return Err(Failure::new(Exit::Negative, "the daemon no longer knows this backfill")),
             // A daemon that restarts goes on with it.
-            Err(Silence::Unreachable(_)) => progress.show(0, Some("waiting for the daemon")),
+            Err(Silence::Unreachable(_) | Silence::Late) => progress.show(0, Some("waiting for the daemon")),
             Err(silence) => return Err(admin.failure(silence)),
         }
         sleep(EACH).await;

@@ -240,7 +240,11 @@ async fn announce(admin: &AdminClient, to: &str, args: &Args, announced: bool) -
     match admin.announce(&announcement).await {
         // It went away in between: then the file is all there is.
         Ok(()) | Err(Silence::Unreachable(_)) => Ok(()),
-        Err(Silence::Refused(why)) => Err(Failure::new(Exit::Usage, format_args!("{why}\nnothing was changed"))),
+        Err(Silence::Refused(why) | Silence::Misasked(why)) => {
+            Err(Failure::new(Exit::Usage, format_args!("{why}\nnothing was changed")))
+        }
+        // It was told to switch by itself.
+        Err(Silence::Late) if !announced => Err(admin.failure(Silence::Late)),
         Err(silence) => Err(nothing_changed(admin.failure(silence))),
     }
 }
@@ -258,8 +262,9 @@ async fn follow(admin: &AdminClient, before: &Status, name: &str, since: Instant
             }
             Ok(status) => last = Some(refused(status.config.error)),
             Err(Silence::Unreachable(why)) => last = Some(format!("the daemon has stopped answering: {why}")),
+            Err(Silence::Late) => last = Some("the daemon has stopped answering".to_owned()),
             Err(Silence::Unauthorized) => last = Some("the daemon has another token now".to_owned()),
-            Err(Silence::Refused(why)) => last = Some(why),
+            Err(Silence::Refused(why) | Silence::Misasked(why)) => last = Some(why),
             Err(Silence::Stranger(what)) => {
                 last = Some(format!("another server answers in the daemon's place: {what}"))
             }

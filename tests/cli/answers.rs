@@ -15,6 +15,65 @@ use super::support::upstream::Upstream;
 use super::{CONFIG, beside, code, err, folder_with, json, out, relay_with_two};
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_stands_still_is_told_to_be_there_and_a_switch_changes_nothing() {
+    let (relay, _sentry, _glitchtip) = relay_with_two().await;
+    let before = std::fs::read_to_string(relay.config()).expect("the configuration");
+    relay.signal(Signal::STOP);
+    let verbs: [&'static [&'static str]; 6] = [
+        &["switch"],
+        &["switch", "glitchtip"],
+        &["report"],
+        &["backfill", "glitchtip", "--since", "1h"],
+        &["dead-letters", "list"],
+        &["dead-letters", "retry", "--all"],
+    ];
+    for verb in verbs {
+        let output = beside(&relay.config(), verb).await;
+        assert!(code(&output) == 69 && err(&output).contains("does not answer in time"), "{verb:?}: {output:?}");
+        assert!(!out(&output).contains("no daemon is running"), "{verb:?}: {output:?}");
+    }
+    assert_eq!(std::fs::read_to_string(relay.config()).expect("the configuration"), before);
+    relay.signal(Signal::CONT);
+    relay.finish().await;
+}
+
+/// A daemon that answers the first long question when it has been asked so often whether it lives.
+fn slow_daemon(often: usize) -> std::net::SocketAddr {
+    static ALIVE: AtomicUsize = AtomicUsize::new(0);
+    let listener = TcpListener::bind(("127.0.0.1", net::free_port())).expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let answer = |client: &mut TcpStream, body: &str| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close", body.len());
+        drop(write!(client, "{head}\r\n\r\n{body}"));
+    };
+    std::thread::spawn(move || {
+        let mut asked = vec![];
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let mut head = [0; 4096];
+            let read = client.read(&mut head).unwrap_or_default();
+            if !head[..read].starts_with(b"GET /healthz") {
+                asked.push(client);
+                continue;
+            }
+            answer(&mut client, "ok");
+            if ALIVE.fetch_add(1, Ordering::SeqCst) == often {
+                asked.iter_mut().for_each(|client| answer(client, r#"{"dead_letters": [], "next": null}"#));
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_answer_of_a_relay_that_lives_is_waited_for() {
+    // Asked twice a second, that is longer than a relay that stands still is waited for.
+    let address = slow_daemon(10);
+    let (_folder, config) = folder_with(&CONFIG.replace("127.0.0.1:1\"", &format!("{address}\"")));
+    let output = beside(&config, &["dead-letters", "list"]).await;
+    assert!(code(&output) == 0 && out(&output).contains("no dead letters"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_switch_names_its_author_where_the_environment_names_nobody() {
     let (relay, _sentry, _glitchtip) = relay_with_two().await;
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
