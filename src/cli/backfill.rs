@@ -82,7 +82,8 @@ pub(super) fn missed(status: &Status, name: &str, located: &Located) -> String {
 /// Does what is asked.
 pub(super) fn backfill(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
-    process::block_on(async {
+    let done = process::block_on(async {
+        admin.status_with(&args.upstream).await?;
         if args.missing {
             return send_again(&admin, args).await;
         }
@@ -90,7 +91,8 @@ pub(super) fn backfill(located: &Located, args: &Args) -> Result<(), Failure> {
             Some(since) => begin(&admin, args, since).await,
             None => tell(args, &cancel(&admin, &args.upstream).await?),
         }
-    })
+    });
+    terminal::with_json(done, args.json)
 }
 
 async fn begin(admin: &AdminClient, args: &Args, since: Period) -> Result<(), Failure> {

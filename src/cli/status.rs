@@ -34,9 +34,9 @@ pub(super) struct Args {
     #[arg(long)]
     watch: bool,
     /// Prints one line, and exits with 0 (well), 1 (degraded) or 2 (losing data)
-    #[arg(long, conflicts_with_all = ["watch", "json"])]
+    #[arg(long, conflicts_with = "watch")]
     check: bool,
-    /// As JSON, as the daemon tells it: one document, with --watch one a line
+    /// As JSON, as the daemon tells it: one document, with --watch one a line, with --check level and sentence
     #[arg(long)]
     json: bool,
 }
@@ -46,7 +46,7 @@ pub(super) fn status(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
     process::block_on(async {
         if args.check {
-            return check(&admin).await;
+            return check(&admin, args.json).await;
         }
         if !args.watch {
             let ready = show(&admin, args.json).await?;
@@ -64,20 +64,23 @@ pub(super) fn status(located: &Located, args: &Args) -> Result<(), Failure> {
 }
 
 /// One line for a monitor. A daemon that does not answer takes nothing: that is a loss.
-async fn check(admin: &AdminClient) -> Result<(), Failure> {
-    let (level, sentence) = match admin.status_and_text().await {
-        Ok((status, _)) => (status.health.level, status.health.sentence),
+async fn check(admin: &AdminClient, json: bool) -> Result<(), Failure> {
+    let health = match admin.status_and_text().await {
+        Ok((status, _)) => status.health,
         Err(silence) => {
             let failure = admin.failure(silence);
             if failure.code() != Exit::Unavailable as u8 {
                 return Err(failure);
             }
             let why = failure.message().lines().next().unwrap_or_default().to_owned();
-            (Level::LosingData, format!("{}: {why}", Level::LosingData.words()))
+            Health { level: Level::LosingData, sentence: format!("{}: {why}", Level::LosingData.words()) }
         }
     };
-    terminal::say(harmless(&sentence, 1000))?;
-    match level {
+    match json {
+        true => terminal::say_json(&health)?,
+        false => terminal::say(harmless(&health.sentence, 1000))?,
+    }
+    match health.level {
         Level::Well => Ok(()),
         Level::Degraded => Err(Failure::negative()),
         Level::LosingData => Err(Failure::told(Exit::Usage)),

@@ -47,6 +47,17 @@ pub(super) fn say_json(value: &impl Serialize) -> Result<(), Failure> {
     say(text)
 }
 
+/// Says a failure as JSON, too, where that is wanted and nothing has been said yet.
+pub(super) fn with_json(outcome: Result<(), Failure>, json: bool) -> Result<(), Failure> {
+    match outcome {
+        Err(failure) if json && !failure.message().is_empty() => {
+            say_json(&serde_json::json!({ "error": failure.message() }))?;
+            Err(failure)
+        }
+        outcome => outcome,
+    }
+}
+
 /// Whether standard output goes to somebody's eyes.
 pub(super) fn is_watched() -> bool {
     io::stdout().is_terminal()

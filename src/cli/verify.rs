@@ -71,11 +71,14 @@ impl Found {
 /// Looks, and tells.
 pub(super) fn verify(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
-    process::block_on(async {
+    let done = process::block_on(async {
+        let status = match &args.upstream {
+            Some(upstream) => admin.status_with(upstream).await?,
+            None => admin.status().await.map_err(|silence| admin.failure(silence))?,
+        };
         if let (Some(upstream), Some(event)) = (&args.upstream, &args.event) {
             return compare(&admin, args, upstream, event).await;
         }
-        let status = admin.status().await.map_err(|silence| admin.failure(silence))?;
         let mut all = vec![];
         for upstream in names(&status, args)? {
             all.push(look(&admin, args, &upstream, status.now - args.since.get()).await?);
@@ -86,7 +89,8 @@ pub(super) fn verify(located: &Located, args: &Args) -> Result<(), Failure> {
             all.iter().try_for_each(tell)?;
         }
         if all.iter().all(Found::is_good) { Ok(()) } else { Err(Failure::negative()) }
-    })
+    });
+    terminal::with_json(done, args.json)
 }
 
 /// One event, field by field. Exit 0 when it is stored as it was sent.

@@ -92,3 +92,34 @@ async fn a_switch_names_its_author_where_the_environment_names_nobody() {
     .await;
     relay.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_cannot_be_given_is_json_where_json_is_asked_for() {
+    let upstreams = [Upstream::start().await, Upstream::start().await, Upstream::start().await];
+    let [a, b, c] = &upstreams;
+    let relay = Plan::new(&[("a", a.dsn("a", 1)), ("b", b.dsn("b", 2)), ("c", c.dsn("c", 3))]).start().await;
+    let cases: [(&'static [&'static str], i32, &str); 7] = [
+        (&["report", "--json"], 2, "several upstreams could be meant"),
+        (&["report", "--candidate", "nobody", "--json"], 2, "no upstream"),
+        (&["verify", "--json"], 1, "no upstream can be asked what it stores"),
+        (&["verify", "nobody", "--json"], 2, "no upstream"),
+        (&["verify", "nobody", "--event", "0123456789abcdef0123456789abcdef", "--json"], 2, "no upstream"),
+        (&["backfill", "nobody", "--since", "1h", "--json"], 2, "no upstream"),
+        (&["backfill", "nobody", "--missing", "--json"], 2, "no upstream"),
+    ];
+    for (verb, exit, words) in cases {
+        let output = beside(&relay.config(), verb).await;
+        let said = json(&output)["error"].as_str().unwrap_or_default().to_owned();
+        assert!(code(&output) == exit && said.contains(words), "{verb:?}: {output:?}");
+        assert!(err(&output).contains(words), "{verb:?}: {output:?}");
+    }
+    let output = beside(&relay.config(), &["status", "--check", "--json"]).await;
+    assert!(code(&output) == 0 && json(&output)["level"] == "well", "{output:?}");
+    let output = beside(&relay.config(), &["healthcheck", "--json"]).await;
+    assert!(code(&output) == 0 && json(&output)["ready"] == true, "{output:?}");
+    relay.finish().await;
+    let (_folder, nowhere) = folder_with(CONFIG);
+    let output = beside(&nowhere, &["healthcheck", "--json"]).await;
+    let said = json(&output);
+    assert!(code(&output) == 1 && said["ready"] == Value::Bool(false) && said["why"].is_string(), "{output:?}");
+}
