@@ -24,8 +24,11 @@ type Family = (&'static str, &'static str, &'static str);
 const ACCEPTED: Family = ("switchyard_accepted_items_total", "counter", "Items accepted: committed to the journal.");
 const DROPPED: Family =
     ("switchyard_dropped_items_total", "counter", "Accepted items an upstream will not get, by reason.");
+/// A metric and its value.
+type Figure = (Family, fn(&Items) -> u64);
+
 /// The metrics of each upstream.
-const OF_UPSTREAMS: [(Family, fn(&Items) -> u64); 3] = [
+const OF_UPSTREAMS: [Figure; 3] = [
     (("switchyard_delivered_items_total", "counter", "Items an upstream answered with 2xx."), |items| {
         items.account.delivered
     }),
