@@ -1,4 +1,4 @@
-//! The checks of `[canary]`: events of ours that show whether events get through.
+//! The checks of `[canary]`: events that the relay sends to see whether events get through.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::shape::File;
 use super::suggest::nearest;
 use super::tree::Path;
 
-/// How often the daemon looks after canaries.
+/// The shortest interval: how often the daemon looks after canaries.
 const SHORTEST: Duration = Duration::from_secs(1);
 
 pub(super) fn check(file: &File, report: &mut Report<'_>) {
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_canaries_is_told_where_it_stands() {
+    fn problems_of_canaries_are_reported_at_their_places() {
         let wrong = "[canary]\nintervall = \"5m\"\ninterval = \"30s\"\nproject = \"shpo\"\n";
         insta::assert_snapshot!(lines(wrong), @r##"
         config.toml:14:1: canary.intervall: unknown key (did you mean `interval`?)

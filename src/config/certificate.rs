@@ -1,5 +1,5 @@
-//! The certificates that `[server]` and `[upstreams.NAME]` name, read with the rest of the file so that a reload takes over all of it
-//! or nothing.
+//! Reads the certificates that `[server]` and `[upstreams.NAME]` name. They are read together with the file, so that a reload takes over
+//! all of it or nothing.
 
 use std::path::Path as FilePath;
 
@@ -11,13 +11,13 @@ use crate::http::settings::Server;
 use super::report::Report;
 use super::tree::Path;
 
-/// The certificate to serve, if one is named and all is well with it.
+/// The certificate to serve; `None` when none is named or it cannot be used.
 pub(super) fn read(server: &Server, report: &mut Report<'_>) -> Option<Certificate> {
     let section = Path::default().key("server");
     let (certificate, key) = (section.key("tls_cert"), section.key("tls_key"));
     match (&server.tls_cert, &server.tls_key) {
         (Some(of_certificate), Some(of_key)) => load(of_certificate, of_key, (&certificate, &key), report),
-        // What was taken out because it is no text is told already.
+        // An option of the wrong kind was taken out, and is reported already.
         (None, Some(_)) if !report.has(&certificate) => missing(&certificate, "the certificate of this key", report),
         (Some(_), None) if !report.has(&key) => missing(&key, "the key of this certificate", report),
         _ => None,
@@ -39,7 +39,7 @@ fn load(
     None
 }
 
-/// What the files of an upstream's section hold, if one is named and all is well with them.
+/// The contents of the files that an upstream's section names; the default when none is named or one cannot be used.
 pub(super) fn read_upstream(name: &str, upstream: &Upstream, report: &mut Report<'_>) -> Credentials {
     let section = Path::default().key("upstreams").key(name);
     let (certificate, key) = (section.key("tls_client_cert"), section.key("tls_client_key"));

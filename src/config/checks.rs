@@ -9,12 +9,12 @@ use super::report::Report;
 use super::suggest::nearest;
 use super::tree::Path;
 
-/// The most requests under way at one upstream.
+/// The maximum of `max_in_flight` of an upstream.
 pub(super) const MOST_IN_FLIGHT: u16 = 256;
-/// Longer than any period that makes sense, short enough for every timer.
+/// Longer than any sensible period, short enough for every timer.
 const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
 
-/// Reports a reference to an upstream that there is not.
+/// Reports a reference to an upstream that does not exist.
 pub(super) fn check_names_an_upstream(path: &Path, name: &str, known: &[String], report: &mut Report<'_>) {
     if known.iter().any(|known| known == name) || known.is_empty() {
         return;
@@ -27,7 +27,7 @@ pub(super) fn check_names_an_upstream(path: &Path, name: &str, known: &[String],
     report.error(path, message, Some(help));
 }
 
-/// Reports a name that cannot be a label or a part of a path. `what` is "an upstream" or "a project".
+/// Reports a name that cannot be a metric label or a part of a path. `what` is "an upstream" or "a project".
 pub(super) fn check_name(path: &Path, name: &str, what: &str, at_key: bool, report: &mut Report<'_>) {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if (1..=64).contains(&name.len()) && name.bytes().all(fits) {
@@ -45,12 +45,12 @@ pub(super) fn check_period(path: &Path, period: Period, nonzero: bool, report: &
     }
 }
 
-/// Whether a connection to `host` and `port` ends at one of our own listeners, as far as can be told without asking the network.
+/// Whether `host` and `port` lead to one of our own listeners, as far as is known without a DNS query.
 pub(super) fn is_own_address(host: &str, port: u16, listen: &[SocketAddr]) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let ip = match host.parse::<IpAddr>() {
         Ok(ip) => Some(ip.to_canonical()),
-        // Either family may be what it resolves to.
+        // These names may resolve to either family.
         Err(_) if host.eq_ignore_ascii_case("localhost") || host.ends_with(".localhost") => None,
         Err(_) => return false,
     };

@@ -1,23 +1,23 @@
-//! What relays on one database have in common of their configuration, and what each has for itself.
+//! The part of the configuration that relays on one database share, and the part that each relay has for itself.
 //!
-//! Rules: each relay has its own listeners, its own place in the journal, and its own line that names the primary. Everything
-//! else is common. So are `retain` and `max_size`; a `max_size` that differs needs a restart, so it is reported and not replaced.
+//! Rules: each relay has its own listeners, its own journal section, and its own line that names the primary. Everything else is common.
+//! So are `retain` and `max_size` of the journal; a changed `max_size` needs a restart, so a difference is reported and not replaced.
 //!
-//! The common part is taken as it is written: no `${…}` is followed and no comment is kept, so it holds a secret only where the
-//! file has it in plain text. A difference is told by names, never by values.
+//! The common part is taken as it is written, with no `${…}` followed and no comment kept. It holds a secret only where the file has it
+//! in plain text. A difference is named by its keys, never by values.
 
 use std::fmt;
 
 use toml::{Table, Value};
 
-/// What each relay has for itself.
+/// The keys that each relay has for itself.
 const OWN: [&str; 4] = ["primary", "server", "admin", "journal"];
-/// What of the journal is common nevertheless.
+/// The keys of the journal's section that are common nevertheless.
 const OF_THE_JOURNAL: [&str; 2] = ["max_size", "retain"];
-/// The most names that are told of a difference.
+/// The maximum number of names in a list of differences.
 const MOST: usize = 12;
 
-/// The common part of a configuration, as a text that is the same for whatever says the same. Its debug form shows nothing.
+/// The common part of a configuration as a normalized text: equal settings give equal texts. Its debug form shows nothing.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Common(String);
 
@@ -34,7 +34,7 @@ impl From<String> for Common {
 }
 
 impl Common {
-    /// That of a file.
+    /// The common part of a file.
     pub fn of(file: &str) -> Self {
         let mut table = read(file);
         let journal = journal_of(&mut table).into_iter().filter(|(key, _)| OF_THE_JOURNAL.contains(&key.as_str()));
@@ -51,7 +51,7 @@ impl Common {
         &self.0
     }
 
-    /// The text of a file with this in place of its own.
+    /// The text of a file with this common part in place of the file's own. The file's `max_size` stays.
     pub fn put_into(&self, file: &str) -> String {
         let (mut table, mut common) = (read(file), read(&self.0));
         let mut journal = journal_of(&mut table);
@@ -63,7 +63,7 @@ impl Common {
         table.to_string()
     }
 
-    /// The names of tables and keys in which the two differ, not too many.
+    /// The names of tables and keys in which the two differ: the first [`MOST`], then how many more there are.
     pub fn differing(&self, other: &Self) -> Vec<String> {
         let mut names = vec![];
         compare("", &by_name(read(&self.0)), &by_name(read(&other.0)), &mut names);
@@ -74,12 +74,12 @@ impl Common {
     }
 }
 
-/// Nothing of what is no configuration.
+/// Parses a text; empty when it is not valid TOML.
 fn read(text: &str) -> Table {
     text.parse().unwrap_or_default()
 }
 
-/// Takes the section out.
+/// Removes the journal's section from the table and returns it.
 fn journal_of(table: &mut Table) -> Table {
     match table.remove("journal") {
         Some(Value::Table(journal)) => journal,
@@ -87,7 +87,7 @@ fn journal_of(table: &mut Table) -> Table {
     }
 }
 
-/// The same with its projects as a table by their names, whatever their order.
+/// Returns the table with its projects by name, so that their order does not count.
 fn by_name(mut table: Table) -> Table {
     if let Some(Value::Array(projects)) = table.remove("projects") {
         let name = |project: &Value| project.get("name").and_then(Value::as_str).unwrap_or("?").to_owned();
@@ -138,7 +138,7 @@ upstreams.a = "${DSN}"
 "#;
 
     #[test]
-    fn what_is_common_has_no_secret_that_the_common_part_of_the_file_has_not() {
+    fn a_common_part_keeps_references_and_no_secrets_of_other_sections() {
         let common = Common::of(FILE);
         assert!(!common.text().contains("unter2") && !common.text().contains("primary"), "{}", common.text());
         assert!(common.text().contains("${DSN}") && common.text().contains("mirror = false"), "{}", common.text());
@@ -146,7 +146,7 @@ upstreams.a = "${DSN}"
     }
 
     #[test]
-    fn put_into_a_file_it_leaves_what_is_the_relays_own() {
+    fn a_common_part_put_into_a_file_keeps_the_relays_own_part() {
         let other = FILE.replace("false", "true").replace("127.0.0.1:1", "127.0.0.1:2").replace("\"5s\"", "\"9s\"");
         let other = other.replace("3h", "4h").replace("1GiB", "2GiB");
         let put = Common::of(FILE).put_into(&other);
@@ -160,7 +160,7 @@ upstreams.a = "${DSN}"
     }
 
     #[test]
-    fn a_difference_is_told_by_names_and_what_says_the_same_has_none() {
+    fn differences_are_named_and_equal_settings_have_none() {
         let other = FILE.replace("[upstreams.b]", "[upstreams.c]").replace("${DSN}", "https://hunter2@a/1");
         let other = other.replace("\"5s\"", "\"9s\"").replace("mirror = false", "");
         let names = Common::of(FILE).differing(&Common::of(&other));

@@ -1,8 +1,8 @@
-//! What is wrong with a configuration file, and how that is shown: with the line and a caret, one line each, or as JSON.
+//! Problems of a configuration file, and how they are shown: with the line and a caret, as one line each, or as JSON.
 //!
-//! Of a long line the part around the place is shown: a file may be one line, and everything wrong in it repeats that.
+//! Of a long line only the part around the problem is shown: a file may be one line, which every problem would repeat.
 //!
-//! The rule: no form shows a secret. Messages arrive without any, and the text that is shown has them hidden already.
+//! Rule: no form shows a secret. Messages arrive without any, and the text is masked.
 
 use std::fmt;
 use std::ops::Range;
@@ -21,18 +21,18 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 pub enum Severity {
     /// The file cannot be used.
     Error,
-    /// The file can be used; somebody should look.
+    /// The file can be used, but somebody should look at it.
     Warning,
 }
 
-/// One thing that is wrong with a configuration file.
+/// One problem of a configuration file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Problem {
     /// How bad it is.
     pub severity: Severity,
-    /// What it is about, as in `upstreams.sentry.timeout`; empty for what concerns the file as a whole.
+    /// The option, as in `upstreams.sentry.timeout`; empty for the file as a whole.
     pub path: String,
-    /// The line it stands on, from 1.
+    /// Its line, from 1.
     pub line: usize,
     /// The column of its first character, from 1.
     pub column: usize,
@@ -57,18 +57,18 @@ pub enum Form {
     },
     /// For files: as for terminals, in ASCII, without colour, 100 columns wide.
     Plain,
-    /// For the log and the status: the same of the first [`LOGGED`] problems.
+    /// For the log and the status: as [`Form::Plain`], the first [`LOGGED`] problems only.
     Log,
     /// One line for each, as compilers write them: `config.toml:12:5: upstreams.sentry.timeout: …`.
     Lines,
 }
 
-/// How many problems the log shows.
+/// The number of problems that the log shows.
 pub const LOGGED: usize = 20;
-/// How many bytes of a line are shown before and behind the beginning of a problem.
+/// The number of bytes of a line that are shown before and after the start of a problem.
 const AROUND: usize = 120;
 
-/// Everything that is wrong with a configuration file, in the order of the file.
+/// All problems of a configuration file, in the order of the file.
 #[derive(Clone, thiserror::Error)]
 #[error("{}", self.render(Form::Lines))]
 pub struct Problems {
@@ -89,22 +89,22 @@ impl Problems {
         self.list.iter()
     }
 
-    /// Whether there is nothing to say.
+    /// Whether there are no problems.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// How many make the file unusable.
+    /// The number of problems that make the file unusable.
     pub fn errors(&self) -> usize {
         self.list.iter().filter(|problem| problem.severity == Severity::Error).count()
     }
 
-    /// How many are warnings.
+    /// The number of warnings.
     pub fn warnings(&self) -> usize {
         self.list.len() - self.errors()
     }
 
-    /// The count, as in `3 problems, 1 warning in config.toml`.
+    /// The counts, as in `3 problems, 1 warning in config.toml`.
     pub fn summary(&self) -> String {
         let count = |n: usize, what: &str| match n {
             0 => None,
@@ -117,7 +117,7 @@ impl Problems {
         format!("{counts} in {}", self.file)
     }
 
-    /// All problems and the count, in the form asked for.
+    /// All problems and the counts in the given form; [`Form::Log`] leaves out those past the first [`LOGGED`].
     pub fn render(&self, form: Form) -> String {
         let most = if form == Form::Log { LOGGED } else { usize::MAX };
         let mut text: String = self.list.iter().take(most).map(|problem| self.render_one(problem, form)).collect();
@@ -138,7 +138,7 @@ impl Problems {
         let mut text = String::new();
         match handler.render_report(&mut text, &Shown { problem, file: &self.file, masked: &self.masked }) {
             Ok(()) => text + "\n",
-            // A place that cannot be shown must not hide what is wrong there.
+            // A place that cannot be shown must not hide the problem.
             Err(fmt::Error) => self.line(problem),
         }
     }
@@ -176,7 +176,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A problem together with the text it is in.
+/// A problem with the file's text.
 #[derive(Debug)]
 struct Shown<'a> {
     problem: &'a Problem,
@@ -185,7 +185,7 @@ struct Shown<'a> {
 }
 
 impl Shown<'_> {
-    /// What is shown of the line that the problem stands on, without its end.
+    /// The range of the text to show: the line of the problem without its end, cut to [`AROUND`] bytes on both sides.
     fn line(&self) -> Range<usize> {
         let at = self.problem.span.start;
         let start = self.masked[..at].rfind('\n').map_or(0, |newline| newline + 1);
@@ -227,7 +227,7 @@ impl Diagnostic for Shown<'_> {
     }
 }
 
-/// Always the line, and nothing of its neighbours.
+/// Shows exactly the problem's line, with no context.
 impl SourceCode for Shown<'_> {
     fn read_span<'a>(
         &'a self,
@@ -243,39 +243,39 @@ impl SourceCode for Shown<'_> {
     }
 }
 
-/// Why a configuration could not be loaded.
+/// Why a configuration cannot be loaded.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LoadError {
-    /// There is no such file.
+    /// The file does not exist.
     #[error("{} does not exist", .0.display())]
     Missing(PathBuf),
-    /// The system does not let us read it.
+    /// The file cannot be read.
     #[error("{} cannot be read: {why}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Whether we lack the permission.
+        /// Whether the permission is missing.
         denied: bool,
-        /// What the system says.
+        /// The system's error.
         why: String,
     },
-    /// It is no text, or too large to be a configuration.
+    /// The file is no text, or too large.
     #[error("{} is no configuration: {why}", path.display())]
     Unfit {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// It does not go with what the relays on its journal share.
+    /// The configuration is at odds with what the relays on its journal share.
     #[error("{}: {why}", path.display())]
     Apart {
         /// The file.
         path: PathBuf,
-        /// What does not go together.
+        /// The reason.
         why: String,
     },
-    /// Its content is wrong.
+    /// The configuration has errors.
     #[error(transparent)]
     Invalid(#[from] Problems),
 }
@@ -292,22 +292,22 @@ impl LoadError {
         }
     }
 
-    /// Whether there is no such file.
+    /// Whether the file does not exist.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Missing(_))
     }
 
-    /// Whether we lack the permission to read it.
+    /// Whether the permission to read it is missing.
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::Unreadable { denied: true, .. })
     }
 
-    /// Whether the file was read and its content is wrong.
+    /// Whether the file was read and its content is invalid.
     pub fn is_invalid(&self) -> bool {
         matches!(self, Self::Invalid(_) | Self::Unfit { .. })
     }
 
-    /// What is wrong with its content.
+    /// The problems of its content; `None` for any other error.
     pub fn problems(&self) -> Option<&Problems> {
         match self {
             Self::Invalid(problems) => Some(problems),
@@ -315,7 +315,7 @@ impl LoadError {
         }
     }
 
-    /// The whole story in the form asked for.
+    /// The whole message in the given form.
     pub fn render(&self, form: Form) -> String {
         match self {
             Self::Invalid(problems) => problems.render(form),

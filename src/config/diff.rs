@@ -1,6 +1,6 @@
-//! What is different between two configurations, and what of it an already running daemon cannot take over.
+//! The differences between two configurations, and which of them a running daemon cannot take over.
 //!
-//! The rule: secrets are compared and never shown; a changed one says that it changed.
+//! Rule: secrets are compared and never shown; for a changed secret the text says only that it changed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::policy::routing::Project;
 
 use super::Config;
 
-/// The fields that are fixed when the daemon starts: listening sockets and routes, the buffers that the limits on bodies size, and
-/// the open journal. Everything else changes live.
+/// The fields that are fixed at the daemon's start: listening sockets and routes, the limits that size buffers, and the open journal.
+/// Everything else changes live.
 pub const FIXED: [&str; 14] = [
     "server.listen",
     "server.tunnel",
@@ -31,14 +31,14 @@ pub const FIXED: [&str; 14] = [
     "journal.spill_path",
 ];
 
-/// The fields of [`FIXED`] in which the two differ: with any, the new configuration needs a restart.
+/// The fields of [`FIXED`] in which the two differ. If there are any, the new configuration needs a restart.
 pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let (old, new) = (fields(old), fields(new));
     FIXED.into_iter().filter(|field| old.get(*field) != new.get(*field)).collect()
 }
 
-/// Names of projects that would stand for what another name stands for now, in words. What is journaled knows its project by
-/// its name: what waits for the one would go to the other one's DSNs.
+/// In words, the projects that would take over the name of another project. Journaled records know their project by name: those of the
+/// other project would go to this one's DSNs.
 pub fn moved_names(old: &Config, new: &Config) -> Vec<String> {
     let is_known = |name: &str| old.projects.iter().any(|project| *project.name == *name);
     let moved = |project: &Arc<Project>| {
@@ -54,7 +54,7 @@ pub fn moved_names(old: &Config, new: &Config) -> Vec<String> {
     new.projects.iter().filter_map(moved).collect()
 }
 
-/// Every difference in words, as in `primary: sentry -> glitchtip`, in the order of the fields' names.
+/// All differences in words, as in `primary: sentry -> glitchtip`, sorted.
 pub fn changes(old: &Config, new: &Config) -> Vec<String> {
     let sections = [("upstreams", upstream_names(old), upstream_names(new)), ("projects", names(old), names(new))];
     let (old, new) = (fields(old), fields(new));
@@ -80,7 +80,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<String> {
     changes
 }
 
-/// A value to compare, and what may be shown of it.
+/// A value to compare, and its form to show.
 #[derive(PartialEq, Eq)]
 struct Field {
     compared: String,
@@ -117,7 +117,7 @@ fn names(config: &Config) -> Vec<&str> {
     config.projects.iter().map(|project| &*project.name).collect()
 }
 
-/// Every field of a configuration under its name.
+/// Every field of a configuration by name.
 fn fields(config: &Config) -> BTreeMap<String, Field> {
     let mut fields = BTreeMap::new();
     fields.insert("primary".into(), Field::open(&config.primary));
@@ -178,7 +178,7 @@ fn fields(config: &Config) -> BTreeMap<String, Field> {
     fields
 }
 
-/// The fields of a section of open values.
+/// Adds the fields of a section without secrets.
 fn section(fields: &mut BTreeMap<String, Field>, name: &str, settings: &impl Serialize) {
     // Settings are plain structs: they always have a JSON form.
     let Ok(Value::Object(values)) = serde_json::to_value(settings) else { return };
@@ -265,7 +265,7 @@ glitchtip = "https://hunter3@c/1"
     }
 
     #[test]
-    fn what_changed_is_told_without_secrets() {
+    fn changes_are_listed_without_secrets() {
         insta::assert_snapshot!(changes(&config(BEFORE), &config(AFTER)).join("\n"), @r##"
         admin.token changed
         canary.interval added: 5m
@@ -294,7 +294,7 @@ glitchtip = "https://hunter3@c/1"
     }
 
     #[test]
-    fn a_name_may_be_new_and_its_key_but_not_that_of_another_project() {
+    fn a_project_may_not_take_over_the_name_of_another() {
         let blog = "[[projects]]\nname = \"blog\"\nid = \"2\"\npublic_key = \"b10c\"\n[projects.upstreams]\nsentry = \"https://k@a/2\"\n";
         let both = format!("{BEFORE}{blog}");
         let moved = |text: &str| moved_names(&config(&both), &config(text));
@@ -307,7 +307,7 @@ glitchtip = "https://hunter3@c/1"
     }
 
     #[test]
-    fn fixed_fields_need_a_restart_and_exist() {
+    fn every_fixed_field_exists_and_needs_a_restart() {
         assert_eq!(needs_restart(&config(BEFORE), &config(AFTER)), ["server.listen", "journal.sync"]);
         let all = "[server]\ntunnel = \"/tunnel\"\n[journal]\nurl = \"postgres://db/x\"\nnode = \"one\"\n[admin]";
         let all = BEFORE.replace("[admin]", all);
@@ -315,7 +315,7 @@ glitchtip = "https://hunter3@c/1"
     }
 
     #[test]
-    fn the_same_configuration_changes_nothing() {
+    fn equal_configurations_have_no_changes() {
         assert_eq!(changes(&config(AFTER), &config(AFTER)), Vec::<String>::new());
     }
 }

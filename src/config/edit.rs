@@ -1,8 +1,9 @@
 //! Changes the primary in the file, for `switchyard switch`.
 //!
-//! The rule: every other byte stays, comments, order, line ends and all; and at no moment is there half a file. The new text is
-//! written beside the old, flushed to disk and renamed over it. A file that is itself a mount point cannot be renamed over: it is
-//! overwritten in place. A symbolic link stays one; the file it leads to is changed.
+//! Rule: every other byte stays, with comments, order and line ends, and the file is never half written. The new text is written to a
+//! file
+//! beside the old one, flushed to disk and renamed over it. A file that is itself a mount point cannot be renamed over: it is overwritten
+//! in place. A symbolic link stays one; its target is changed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -11,23 +12,23 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::Document;
 
-/// Why the primary was not changed. The file is as it was.
+/// Why the primary was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
-    /// There is no such file.
+    /// The file does not exist.
     #[error("{} does not exist", .0.display())]
     Missing(PathBuf),
-    /// The file cannot be read, or its folder not be written.
+    /// The file cannot be read, or its folder cannot be written.
     #[error("{} cannot be {what}: {error}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was tried.
+        /// The step that failed.
         what: &'static str,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
-    /// The file is no TOML.
+    /// The file is not valid TOML.
     #[error("{}:{line} is not valid; `switchyard check` says what is wrong", path.display())]
     Broken {
         /// The file.
@@ -38,31 +39,31 @@ pub enum EditError {
     /// The file has no upstream of that name.
     #[error("there is no upstream {name:?}; there {}", listed(.known))]
     Unknown {
-        /// The name asked for.
+        /// The name that was given.
         name: String,
-        /// The upstreams there are.
+        /// The upstreams of the file.
         known: Vec<String>,
     },
 }
 
 impl EditError {
-    /// Whether there is no such file.
+    /// Whether the file does not exist.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Missing(_))
     }
 
-    /// Whether we lack the permission.
+    /// Whether a permission is missing.
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::Io { error, .. } if error.kind() == ErrorKind::PermissionDenied)
     }
 
-    /// Whether the file may be read but not be written here.
+    /// Whether the file or its folder cannot be written.
     pub fn is_unwritable(&self) -> bool {
         let kinds = [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem];
         matches!(self, Self::Io { what, error, .. } if *what != "read" && kinds.contains(&error.kind()))
     }
 
-    /// Whether the name is no upstream's.
+    /// Whether no upstream has the name.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Unknown { .. })
     }
@@ -83,7 +84,7 @@ fn listed(known: &[String]) -> String {
     }
 }
 
-/// The text of the file at `path`, and what it would be with `name` as the primary.
+/// The text of the file at `path`, and the text with `name` as the primary.
 ///
 /// # Errors
 ///
@@ -94,12 +95,12 @@ pub fn proposal(path: &Path, name: &str) -> Result<(String, String), EditError> 
     Ok((text, changed))
 }
 
-/// Makes `name` the primary in the file at `path`; returns the one before, as written, or `None` when the file named none. A file
-/// that names it already is not touched.
+/// Makes `name` the primary in the file at `path`. Returns the primary before, or `None` when the file named none. A file that names it
+/// already is not touched.
 ///
 /// # Errors
 ///
-/// When the file cannot be read, changed or understood, and when it has no such upstream.
+/// When the file cannot be read, written or parsed, and when it has no such upstream.
 pub fn set_primary(path: &Path, name: &str) -> Result<Option<String>, EditError> {
     let target = std::fs::canonicalize(path).map_err(|error| EditError::io(path, "read", error))?;
     let text = read(path)?;
@@ -120,8 +121,8 @@ pub fn take_back(path: &Path, name: &str, before: &str) -> Result<(), EditError>
     if primary.as_deref() == Some(name) { set_primary(path, before).map(drop) } else { Ok(()) }
 }
 
-/// Puts the file at `path` back to `text`, of which making `name` the primary made what it is now. What somebody else has changed since
-/// stays: then only the line is put back.
+/// Restores the file at `path` to `text`, from which `name` was made the primary. If somebody has changed the file since, only the line
+/// `primary` is restored.
 ///
 /// # Errors
 ///
@@ -156,7 +157,7 @@ enum Refusal {
     Unknown { known: Vec<String> },
 }
 
-/// The old primary, and the text with the new one.
+/// The old primary, and the text with `name` as the primary.
 fn with_primary(text: &str, name: &str) -> Result<(Option<String>, String), Refusal> {
     let document = Document::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start).min(text.len());
@@ -193,7 +194,7 @@ fn line_at(before: &[u8]) -> usize {
     memchr::memchr_iter(b'\n', before).count() + 1
 }
 
-/// Puts `content` in the place of the file at `target`, which is no symbolic link.
+/// Replaces the file at `target`, which is no symbolic link.
 fn replace(target: &Path, content: &[u8]) -> Result<(), EditError> {
     let folder = target.parent().unwrap_or(Path::new("/"));
     let name = target.file_name().unwrap_or_default().to_string_lossy();
@@ -207,11 +208,11 @@ fn replace(target: &Path, content: &[u8]) -> Result<(), EditError> {
             other => other.map_err(|error| EditError::io(target, "replaced", error)),
         });
     if temporary.exists() {
-        // Renamed away when all went well; what is left of a failure tells nobody anything.
+        // After a success the file was renamed away; after a failure it is of no use.
         drop(std::fs::remove_file(&temporary));
     }
     result?;
-    // The new name is in place; flushing the folder only makes it survive a loss of power.
+    // The rename is done; flushing the folder makes it survive a loss of power.
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| EditError::io(folder, "flushed", error))
 }
 
@@ -221,12 +222,12 @@ fn write_beside(target: &Path, temporary: &Path, content: &[u8]) -> io::Result<(
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    // Readable by nobody else until it has the owner and mode of the file it replaces: it holds keys.
+    // The file holds keys: nobody else may read it before it has the owner and mode of the old file.
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
     file.write_all(content)?;
     let made = file.metadata()?;
     if (made.uid(), made.gid()) != (like.uid(), like.gid()) {
-        // Only root may give files away; for others the file becomes theirs, with the old group where they belong to it.
+        // Only root may change the owner. For others the file becomes theirs, with the old group if they belong to it.
         if std::os::unix::fs::fchown(&file, Some(like.uid()), Some(like.gid())).is_err() {
             drop(std::os::unix::fs::fchown(&file, None, Some(like.gid())));
         }
@@ -263,14 +264,14 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_line_is_added_at_the_top_in_the_files_own_line_ends() {
+    fn a_missing_primary_is_added_at_the_top_with_the_files_line_ends() {
         assert_eq!(changed("[upstreams.a]\n", "a"), (None, "primary = \"a\"\n[upstreams.a]\n".into()));
         assert_eq!(changed("# x\r\n[upstreams.a]", "a").1, "primary = \"a\"\r\n# x\r\n[upstreams.a]");
         assert_eq!(changed("\u{feff}[upstreams.a]", "a").1, "\u{feff}primary = \"a\"\n[upstreams.a]");
     }
 
     #[test]
-    fn the_file_keeps_its_mode_and_the_link_stays_a_link() {
+    fn a_changed_file_keeps_its_mode_and_a_link_stays_a_link() {
         let folder = tempfile::tempdir().unwrap();
         let (file, link) = (folder.path().join("real.toml"), folder.path().join("config.toml"));
         std::fs::write(&file, FILE).unwrap();
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_primary_that_is_set_already_touches_nothing() {
+    fn a_primary_that_is_set_already_leaves_the_file_untouched() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
         std::fs::write(&file, FILE).unwrap();
@@ -309,7 +310,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_stands_around_the_name_stays_byte_for_byte(
+        fn all_bytes_around_the_primarys_name_stay(
             before in "(#[ -~é]{0,12}\r?\n|\n| |\t){0,4}",
             space in "[ \t]{0,3}",
             after in "(#[ -~é]{0,12}\r?\n|\n| ){0,4}",

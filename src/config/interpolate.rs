@@ -1,7 +1,7 @@
-//! `${NAME}` and `${file:/path}` in the texts of the configuration: what keeps secrets out of the file.
+//! Follows `${NAME}` and `${file:/path}` in the strings of the configuration, which keep secrets out of the file.
 //!
-//! The rule: what is put in is never looked at again, so a value cannot smuggle in another reference, and no message repeats it.
-//! `$${` stands for a plain `${`. Keys are taken as they are.
+//! Rule: a replacement is not searched again, so a value cannot smuggle in another reference, and no message repeats it. `$${` stands for
+//! a plain `${`. Keys are taken as they are.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,18 +11,18 @@ use toml::de::DeValue;
 use super::report::Report;
 use super::tree::Tree;
 
-/// Where `${NAME}` is looked up; `None` for what is not set.
+/// Looks up the variable of `${NAME}`; `None` when it is not set.
 pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// The most that `${file:…}` reads: a secret is short, and a mistaken path must not fill the memory.
+/// The size limit of `${file:…}`: a secret is short, and a wrong path must not fill the memory.
 const LARGEST_FILE: u64 = 64 * 1024;
 
 const HELP: &str = "set it in the daemon's environment, or write ${file:/path} to take the value from a file";
 
-/// A reference that cannot be followed: the message, and what to do about it.
+/// The message of a reference that cannot be followed, and the help.
 type Broken = (String, &'static str);
 
-/// Replaces every reference in the tree; what cannot be followed is reported at its place and stays as written.
+/// Replaces every reference in the tree. One that cannot be followed is reported at its place and stays as written.
 pub(super) fn interpolate(tree: &mut Tree<'_>, variables: Variables<'_>, report: &mut Report<'_>) {
     let mut replaced = vec![];
     for (path, _, leaf) in tree.leaves() {
@@ -38,7 +38,7 @@ pub(super) fn interpolate(tree: &mut Tree<'_>, variables: Variables<'_>, report:
     }
 }
 
-/// `text` with its references followed, for who needs one value of a file that has problems elsewhere.
+/// `text` with its references followed, for callers that need one value of a file with problems elsewhere.
 ///
 /// # Errors
 ///
@@ -96,7 +96,7 @@ fn is_variable_name(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && name.starts_with(|c: char| !c.is_ascii_digit())
 }
 
-/// The text of a file without the newline at its end. Regular files only: a pipe would hold up the loader.
+/// Reads a file without the newline at its end. It must be a regular file: a pipe would block the loader.
 fn read(path: &str) -> io::Result<String> {
     let refused = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why);
     if !std::fs::metadata(path)?.is_file() {
@@ -140,12 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn a_doubled_dollar_is_a_plain_one() {
+    fn a_doubled_dollar_before_a_brace_is_a_plain_dollar() {
         assert_eq!(expanded("a$${ONE}b${ONE}"), "a${ONE}b1");
     }
 
     #[test]
-    fn what_cannot_be_followed_says_why() {
+    fn a_broken_reference_is_refused_with_the_reason() {
         for (text, why) in [
             ("${TWO}", "TWO is not set"),
             ("${EMPTY}", "EMPTY is empty"),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_loses_its_final_newline_only() {
+    fn only_the_final_newline_of_a_file_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         for (written, read) in [("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), (" a", " a")] {

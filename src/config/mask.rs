@@ -1,8 +1,8 @@
 //! Hides the secrets of a configuration file in the text that diagnostics show.
 //!
-//! The rule: every hidden character gives way to one of the same width and the same number of bytes, so that lines, columns and
-//! spans stay what they are; line breaks, quotes and `${…}` references stay visible. When in doubt, it hides. A file that is broken
-//! has no reliable tree, so a second pass looks at the lines alone.
+//! Rule: each hidden character is replaced by one of the same width and number of bytes, so that lines, columns and spans keep their
+//! places. Line breaks, quotes and `${…}` references stay visible. In doubt a value is hidden. A broken file has no reliable tree, so a
+//! second pass looks at single lines.
 
 use std::ops::Range;
 
@@ -12,11 +12,11 @@ use crate::protocol::dsn::Dsn;
 
 use super::tree::{Path, Segment, Tree};
 
-/// Keys whose value is hidden wherever they stand, right or wrong.
+/// Keys whose value is hidden wherever they occur.
 const SECRET_KEYS: [&str; 8] =
     ["public_key", "token", "dsn", "key", "secret", "secret_key", "password", "authorization"];
 
-/// Whether the value at `path` is a secret: a key, a token, a DSN, or something that stands where one belongs.
+/// Whether the value at `path` is a secret: a key, a token, a DSN, or a value in the place of one.
 pub(super) fn is_secret(path: &Path) -> bool {
     let segments = path.segments();
     let named = segments.iter().any(|segment| matches!(segment, Segment::Key(key) if is_secret_key(key)));
@@ -56,7 +56,7 @@ pub(super) fn source(text: &str, tree: &Tree<'_>) -> String {
     replace(text, &hidden)
 }
 
-/// `message` with the user names of URLs hidden.
+/// `message` with the user names of URLs and control characters hidden.
 pub(super) fn message(message: &str) -> String {
     replace(message, &user_names(message))
 }
@@ -69,7 +69,7 @@ fn is_plain_dsn(value: &str) -> bool {
     value.parse::<Dsn>().is_ok() && !value.contains(['?', '#', '\\']) && value.matches("://").count() == 1
 }
 
-/// The user names of URLs: everything between `://` and the last `@` before the URL ends.
+/// The user names of URLs: everything between `://` and the last `@` of the URL.
 fn user_names(text: &str) -> Vec<Range<usize>> {
     let starts = text.match_indices("://").map(|(position, found)| position + found.len());
     let ranges = starts.filter_map(|start| {
@@ -81,7 +81,7 @@ fn user_names(text: &str) -> Vec<Range<usize>> {
     ranges.flatten().collect()
 }
 
-/// What of a value as written is to be hidden: all but quotes at its ends, line breaks and references.
+/// The parts of a written value to hide: all but quotes at its ends and references.
 fn secret_parts(written: &str) -> Vec<Range<usize>> {
     let quote = |c: char| c == '"' || c == '\'';
     let start = written.len() - written.trim_start_matches(quote).len();
@@ -98,7 +98,7 @@ fn secret_parts(written: &str) -> Vec<Range<usize>> {
     parts
 }
 
-/// What a single line may hold of secrets, judged without knowing whether the file is sound. `section` is the header it stands under.
+/// The parts of a line that may be secret, even if the file is broken. `section` is the name in the last header, which this updates.
 fn suspicious(line: &str, section: &mut String) -> Vec<Range<usize>> {
     let bare = line.trim_start_matches(|c: char| c.is_whitespace() || c == '#');
     let header = bare.split('#').next().unwrap_or_default();
@@ -120,7 +120,7 @@ fn suspicious(line: &str, section: &mut String) -> Vec<Range<usize>> {
     assignments.filter(secret).flat_map(|position| after_equals(line, position)).collect()
 }
 
-/// The value after an equals sign, to its closing quote when it has one, else to the end of the line.
+/// The value after an equals sign, to its closing quote if it has one, else to the end of the line. Empty for a plain DSN.
 fn after_equals(line: &str, equals: usize) -> Vec<Range<usize>> {
     let rest = &line[equals + 1..];
     let start = equals + 1 + (rest.len() - rest.trim_start().len());
@@ -157,12 +157,12 @@ fn replace(text: &str, hidden: &[Range<usize>]) -> String {
     text.char_indices().map(|(position, c)| if hide[position] || is_action(c) { veil(c) } else { c }).collect()
 }
 
-/// Whether a terminal would do something other than show it.
+/// Whether a terminal would act on the character instead of showing it.
 fn is_action(c: char) -> bool {
     c.is_control() && !matches!(c, '\n' | '\r' | '\t')
 }
 
-/// What stands for a hidden character: as many bytes and one column, like the character itself.
+/// The replacement of a hidden character, of as many bytes and one column wide.
 fn veil(c: char) -> char {
     match c.len_utf8() {
         _ if matches!(c, ' ' | '\t' | '\r' | '\n') => c,
@@ -243,7 +243,7 @@ upstreams.bugsink = "http//abcdef@h/1"
     }
 
     #[test]
-    fn what_is_no_secret_stays() {
+    fn values_without_secrets_stay_visible() {
         for text in
             ["primary = \"sentry\"", "[upstreams.sentry]\ntimeout = \"30s\"", "[server]\nlisten = [\"[::1]:8484\"]", ""]
         {

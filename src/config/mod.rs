@@ -2,16 +2,18 @@
 //!
 //! | file | does |
 //! | --- | --- |
-//! | `load` | a file's text to a [`Config`], or to everything that is wrong with it at once |
-//! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `api`, `canary`, `requests`, `notifications`, `shared`, `certificate` | its steps: places, `${…}`, kinds of values, checks across values, what they name |
-//! | `report`, `diagnostics`, `mask`, `suggest` | problems: gathered, shown, without secrets, with the word that was meant |
-//! | `common` | what relays on one database have in common of it |
-//! | `diff` | what a change changes, and what of it needs a restart |
+//! | `load` | turns a file's text into a [`Config`], or into all its problems at once |
+//! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `api`, `canary`, `requests`, `notifications`, `shared`, `certificate` | the
+//! steps of loading: places in the text, `${…}`, kinds of values, checks of single sections and across them, the files that options name
+//! |
+//! | `report`, `diagnostics`, `mask`, `suggest` | problems: collects them, shows them, hides secrets, suggests the intended word |
+//! | `common` | the part of the configuration that relays on one database share |
+//! | `diff` | the changes between two configurations, and which of them need a restart |
 //! | `watch` | tells when the file's content changed |
 //! | `edit` | changes the line `primary`, and no other byte |
 //!
-//! The parts define their own settings; this folder gathers them. It decides whether a file is fit for use. When to load it again,
-//! and what follows from that, is for the daemon.
+//! The other rooms define their own settings; this folder gathers them. It decides whether a file is valid. The daemon decides when to
+//! load it again and what follows from that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,7 +56,7 @@ pub use crate::delivery::settings::{Kind, Settings as Upstream};
 pub use interpolate::{Variables, followed};
 pub use load::{Fingerprint, Loaded, load, parse};
 
-/// A configuration that is fit for use. Its debug form shows no secrets.
+/// A valid configuration. Its debug form shows no secrets.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     /// The upstream the team trusts now.
@@ -63,23 +65,23 @@ pub struct Config {
     pub mirror: bool,
     /// The listener that SDKs talk to.
     pub server: Server,
-    /// What it serves when it speaks TLS: what `server.tls_cert` and `server.tls_key` held when the file was loaded.
+    /// The certificate and key of the TLS listener: the contents of `server.tls_cert` and `server.tls_key` when the file was loaded.
     pub certificate: Option<Certificate>,
     /// The listener for metrics, health, status and the JSON API.
     pub admin: Admin,
     /// The journal.
     pub journal: journal::Settings,
-    /// Duplicates.
+    /// Recognition of duplicates.
     pub dedup: dedup::Settings,
-    /// What may come in, of each project.
+    /// The limits on incoming items, for all projects and for single ones.
     pub limits: Limits,
-    /// What a candidate must achieve.
+    /// The criteria for a candidate.
     pub report: criteria::Settings,
     /// Canaries.
     pub canary: canaries::Settings,
-    /// How it is looked whether trackers store what they take.
+    /// Verification that trackers store the events that they take.
     pub verify: verification::Settings,
-    /// Who is told when something breaks.
+    /// The receivers of notifications.
     pub notify: Vec<notify::Settings>,
     /// The upstreams by name: at least one, at most [`MAX_TARGETS`](journal::MAX_TARGETS).
     pub upstreams: BTreeMap<Arc<str>, delivery::settings::Settings>,
@@ -88,7 +90,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Who gets what under this configuration.
+    /// Which upstreams receive the envelopes of which project.
     pub fn routing(&self) -> Routing {
         Routing { primary: Arc::clone(&self.primary), mirror: self.mirror, projects: self.projects.clone() }
     }

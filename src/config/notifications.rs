@@ -10,7 +10,7 @@ use super::report::Report;
 use super::shape::File;
 use super::tree::Path;
 
-/// The most receivers: each costs a little with every look at the status.
+/// The maximum number of receivers: each costs a little whenever the status is checked.
 const MOST: usize = 16;
 
 pub(super) fn check(file: &File, report: &mut Report<'_>) {
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_receiver_is_told_where_it_stands_and_its_address_is_hidden() {
+    fn problems_of_a_receiver_are_reported_without_its_address() {
         let good = "[[notify]]\nurl = \"https://hooks.slack.com/services/hunter2\"\nevents = [\"upstream_down\"]\n";
         assert_eq!(lines(good), "no problems in config.toml");
         for (wrong, said) in [

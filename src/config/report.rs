@@ -1,6 +1,6 @@
-//! Gathers what is wrong with a file while it is read, so that all of it is told at once.
+//! Collects the problems of a file while it is read, to report them all at once.
 //!
-//! The rule: one problem for one place. What is missing only because something else was wrong is not reported again.
+//! Rule: one problem for one place. A value that is missing only because of another error is not reported again.
 
 use std::ops::Range;
 
@@ -8,44 +8,44 @@ use super::diagnostics::{Problem, Problems, Severity};
 use super::mask;
 use super::tree::{Path, Segment, Tree};
 
-/// The problems found so far, and the file as written to find their places in.
+/// The problems found so far, with the file as written to find their places.
 #[derive(Debug)]
 pub(super) struct Report<'t> {
     text: &'t str,
     written: Tree<'t>,
     found: Vec<(Path, Problem)>,
-    /// What was taken out of arrays; paths are told as of the tree without them.
+    /// The elements taken out of arrays. The paths that callers pass are those of the tree without them.
     removed: Vec<Path>,
 }
 
 impl<'t> Report<'t> {
-    /// Nothing found yet in `text`, which was parsed to `written`.
+    /// An empty report on `text`, which was parsed to `written`.
     pub(super) fn new(text: &'t str, written: Tree<'t>) -> Self {
         Self { text, written, found: vec![], removed: vec![] }
     }
 
-    /// A problem with the value at `path`, or with its absence.
+    /// Reports an error of the value at `path`, or of its absence.
     pub(super) fn error(&mut self, path: &Path, message: impl Into<String>, help: Option<String>) {
         let path = self.as_written(path);
         let span = self.written.span(&path);
         self.add(Severity::Error, path, span, message.into(), help);
     }
 
-    /// A problem with the key at `path`.
+    /// Reports an error of the key at `path`.
     pub(super) fn error_at_key(&mut self, path: &Path, message: impl Into<String>, help: Option<String>) {
         let path = self.as_written(path);
         let span = self.written.key_span(&path);
         self.add(Severity::Error, path, span, message.into(), help);
     }
 
-    /// Something at `path` that somebody should look at.
+    /// Reports a warning about the value at `path`.
     pub(super) fn warning(&mut self, path: &Path, message: impl Into<String>, help: Option<String>) {
         let path = self.as_written(path);
         let span = self.written.span(&path);
         self.add(Severity::Warning, path, span, message.into(), help);
     }
 
-    /// A problem with the text itself.
+    /// Reports a syntax error, unless its line has a problem already.
     pub(super) fn syntax(&mut self, span: Range<usize>, message: &str) {
         let line = self.line_of(span.start);
         if self.found.iter().all(|(_, problem)| problem.line != line) {
@@ -53,7 +53,7 @@ impl<'t> Report<'t> {
         }
     }
 
-    /// Remembers that the value at `path` was taken out of the tree that is read.
+    /// Records that the value at `path` was taken out of the tree.
     pub(super) fn removed(&mut self, path: &Path) {
         let path = self.as_written(path);
         if matches!(path.split_last(), Some((Segment::Index(_), _))) {
@@ -65,12 +65,12 @@ impl<'t> Report<'t> {
         }
     }
 
-    /// Whether the file has a value at `path`, right or wrong.
+    /// Whether the file has a value at `path`, valid or not.
     pub(super) fn has(&self, path: &Path) -> bool {
         self.written.value(&self.as_written(path)).is_some()
     }
 
-    /// Whether the value at `path` is written under a header of its own in double brackets.
+    /// Whether the value at `path` has a header of its own in double brackets.
     pub(super) fn is_in_double_brackets(&self, path: &Path) -> bool {
         self.text[self.sound(self.written.span(&self.as_written(path)))].starts_with("[[")
     }
@@ -80,31 +80,31 @@ impl<'t> Report<'t> {
         self.written.string(&self.as_written(path)).unwrap_or_default()
     }
 
-    /// The keys of the table at `path`, right or wrong.
+    /// The keys of the table at `path`, valid or not.
     pub(super) fn keys(&self, path: &Path) -> Vec<String> {
         self.written.keys(&self.as_written(path))
     }
 
-    /// Whether something wrong at `path`, below or above it is known already.
+    /// Whether an error at `path`, below or above it was reported.
     pub(super) fn knows_about(&self, path: &Path) -> bool {
         let path = self.as_written(path);
         let mut errors = self.found.iter().filter(|(_, problem)| problem.severity == Severity::Error);
         errors.any(|(known, _)| known.contains(&path) || path.contains(known))
     }
 
-    /// Whether something makes the file unusable.
+    /// Whether an error was reported.
     pub(super) fn has_errors(&self) -> bool {
         self.found.iter().any(|(_, problem)| problem.severity == Severity::Error)
     }
 
-    /// Everything found, ready to be shown under the name `file`.
+    /// All problems, with `file` as the file's name.
     pub(super) fn finish(self, file: &str) -> Problems {
         let masked = mask::source(self.text, &self.written);
         Problems::new(file, masked, self.found.into_iter().map(|(_, problem)| problem).collect())
     }
 
     fn add(&mut self, severity: Severity, path: Path, span: Range<usize>, message: String, help: Option<String>) {
-        // Above everything stands only "the file as a whole", which hides nothing.
+        // A problem of the file as a whole hides no other.
         let known = self.found.iter().any(|(known, _)| !known.segments().is_empty() && known.contains(&path));
         if !known {
             self.push(severity, path, span, message, help);
@@ -126,7 +126,7 @@ impl<'t> Report<'t> {
         self.found.push((path, problem));
     }
 
-    /// The span within the text and between characters; of several lines, the first.
+    /// The span clamped to the text and to character boundaries, and cut to its first line.
     fn sound(&self, span: Range<usize>) -> Range<usize> {
         let within = |position: usize| {
             let position = position.min(self.text.len());
@@ -142,7 +142,7 @@ impl<'t> Report<'t> {
         memchr::memchr_iter(b'\n', before).count() + 1
     }
 
-    /// A path in the tree that is read, as of the file.
+    /// Converts a path of the tree to one of the file as written.
     fn as_written(&self, path: &Path) -> Path {
         let mut written = Path::default();
         for segment in path.segments() {
@@ -162,7 +162,7 @@ impl<'t> Report<'t> {
     }
 }
 
-/// A text in one line, without secrets and without anything that a terminal would act on.
+/// The text in one line, without secrets and control characters.
 fn fit_to_show(text: &str) -> String {
     mask::message(text).replace(char::is_control, " ")
 }

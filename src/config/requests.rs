@@ -1,6 +1,6 @@
-//! The checks of what is sent: `headers`, `compress` and `mend` in `[upstreams.NAME]`.
+//! The checks of the options about sent requests: `headers`, `compress` and `mend` in `[upstreams.NAME]`.
 //!
-//! Rule: the value of a header is never shown, nor said to be anything but wrong.
+//! Rule: the value of a header is never shown.
 
 use crate::delivery::compress::Compress;
 use crate::delivery::settings::{Kind, Settings};
@@ -8,7 +8,7 @@ use crate::delivery::settings::{Kind, Settings};
 use super::report::Report;
 use super::tree::Path;
 
-/// Checks those of the upstream at `path`.
+/// Checks the options of the upstream at `path`.
 pub(super) fn check(path: &Path, upstream: &Settings, report: &mut Report<'_>) {
     check_headers(path, upstream, report);
     let compress = path.key("compress");
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_cannot_be_sent_are_told_where_they_stand_and_without_their_values() {
+    fn unfit_headers_are_reported_at_their_places_without_their_values() {
         let wrong = "[upstreams.a.headers]\nHost = \"hunter2\"\nX-A = \"\"\n\"X b\" = \"hunter2\"\nX-C = 5\n\
                      Content-Encoding = \"gzip\"\nX-D = \"hunter2\\n\"\n";
         insta::assert_snapshot!(lines(wrong), @r##"
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn zstd_is_for_those_that_know_it() {
+    fn zstd_is_refused_for_trackers_without_it() {
         for kind in ["glitchtip", "bugsink"] {
             let told = lines(&format!("kind = \"{kind}\"\ncompress = \"zstd\"\n"));
             assert!(
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn one_authorization_is_not_two() {
+    fn an_authorization_header_beside_an_api_token_is_refused() {
         let both = "headers = { authorization = \"Basic aHVudGVyMg==\" }\n\
                     kind = \"bugsink\"\napi = { token = \"hunter2\" }\n";
         insta::assert_snapshot!(lines(both), @r##"
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_mended_for_a_glitchtip_alone() {
+    fn mend_is_refused_for_kinds_other_than_glitchtip() {
         let told = lines("kind = \"bugsink\"\nmend = [\"release\"]\n");
         assert!(
             told.contains("config.toml:9:8: upstreams.a.mend: only a glitchtip needs it, and this is of kind bugsink"),

@@ -1,6 +1,6 @@
-//! From the shape of the file to a [`Config`]: the checks that need more than one value.
+//! Turns the shape of the file into a [`Config`], and checks what needs more than one value.
 //!
-//! The rule: every check runs, whatever the others found. Nothing here reads files, the network or the clock.
+//! Rule: every check runs, whatever the others found. Nothing here reads files, the network or the clock.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use super::suggest::nearest;
 use super::tree::Path;
 use super::{api, canary};
 
-/// The configuration without its certificate, as far as it can be told; use it only when the report has no errors.
+/// The configuration without its certificate. It is usable only if the report has no errors.
 pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
     let top = Path::default();
     let known = known_upstreams(&file, report);
@@ -73,7 +73,7 @@ pub(super) fn resolve(file: File, report: &mut Report<'_>) -> Config {
     }
 }
 
-/// Reports fields of `accept_drift` that are in no part of an event that is compared.
+/// Reports fields of `accept_drift` that belong to no part of an event that is compared.
 fn check_accepted(file: &File, report: &mut Report<'_>) {
     let path = Path::default().key("report").key("accept_drift");
     for (position, field) in file.report.accept_drift.iter().enumerate() {
@@ -87,7 +87,7 @@ fn check_accepted(file: &File, report: &mut Report<'_>) {
     }
 }
 
-/// The upstreams that the file names, those included that were taken out because something is wrong with them.
+/// The upstreams that the file names, including those that were taken out because of errors.
 fn known_upstreams(file: &File, report: &Report<'_>) -> Vec<String> {
     let written = report.keys(&Path::default().key("upstreams"));
     if written.is_empty() { file.upstreams.keys().cloned().collect() } else { written }
@@ -125,8 +125,8 @@ fn check_upstream(path: &Path, upstream: &Upstream, report: &mut Report<'_>) {
     requests::check(path, upstream, report);
 }
 
-/// The shortest token without a warning. In hex digits it has the 64 bits that OWASP's ASVS 4.0.3 wants of a session token (V3.2.2);
-/// version 5 wants 128 (7.2.3), and what is suggested has more.
+/// The shortest token without a warning. In hex digits it has the 64 bits that OWASP's ASVS 4.0.3 demands of a session token (V3.2.2).
+/// Version 5 demands 128 (7.2.3); the suggested command gives 256.
 const SHORTEST_TOKEN: usize = 16;
 
 fn check_listeners(file: &File, report: &mut Report<'_>) {
@@ -225,7 +225,7 @@ fn check_sizes_and_periods(file: &File, report: &mut Report<'_>) {
     check_period(&top.key("dedup").key("window"), file.dedup.window, false, report);
 }
 
-/// Whether nobody can listen on the one while the other is listened on: they are the same, or one of them is every address of this machine.
+/// Whether the two addresses cannot both be listened on: they are equal, or one of them is every address of this machine.
 fn is_taken(one: SocketAddr, other: SocketAddr) -> bool {
     let is_every = one.ip().is_unspecified() || other.ip().is_unspecified();
     let is_same = one.ip() == other.ip() || (is_every && one.is_ipv4() == other.is_ipv4());

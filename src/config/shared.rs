@@ -1,14 +1,14 @@
-//! The checks of `[journal]`: in a file, or in a database that several relays share.
+//! The checks of `[journal]`, for a journal in a file and for one in a database that several relays share.
 //!
-//! Rule: an option that would have no effect is refused, by its name.
+//! Rule: an option without effect is refused, by its name.
 
 use super::report::Report;
 use super::shape::File;
 use super::tree::Path;
 
-/// What only a file on this machine has: the journal's, or the one that takes over for a while.
+/// The options that only apply to a file on this machine: the journal's file or the spill.
 const OF_A_FILE: [&str; 3] = ["sync", "min_free_disk", "spill_path"];
-/// What only a journal in a database has, besides its address.
+/// The options that only apply to a journal in a database, besides `url`.
 const OF_A_DATABASE: [&str; 4] = ["durability", "node", "spill", "spill_path"];
 
 /// Checks the section.
@@ -22,7 +22,7 @@ pub(super) fn check(file: &File, report: &mut Report<'_>) {
                 refuse(&OF_A_FILE, why, report);
             }
         }
-        // One that is wrong was taken out.
+        // An invalid `url` was taken out, and is reported already.
         None if report.has(&section.key("url")) => {}
         None => {
             let why = "belongs to a journal that several relays share: take it out, or add journal.url";
@@ -44,7 +44,7 @@ pub(super) fn check(file: &File, report: &mut Report<'_>) {
     }
 }
 
-/// Reports those of the names that the file has.
+/// Reports those of the options that the file has.
 fn refuse(names: &[&str], why: &str, report: &mut Report<'_>) {
     for path in names.iter().map(|name| Path::default().key("journal").key(name)) {
         if report.has(&path) {
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_a_file_is_refused_beside_a_url_and_the_other_way_round() {
+    fn options_of_a_file_and_of_a_database_exclude_each_other() {
         let url = "url = \"postgres://relay@db/switchyard\"";
         let refused = |text: &str| parse(text).unwrap_err().to_string();
         let problems = refused(&format!("{url}\npath = \"j.db\""));
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_of_a_url_comes_from_the_environment_and_is_shown_nowhere() {
+    fn the_password_of_a_database_url_may_be_a_variable_and_is_never_shown() {
         let loaded = parse("url = \"postgres://relay:${PASSWORD}@db/switchyard\"").unwrap();
         let url = loaded.config.journal.url.clone().unwrap();
         assert_eq!(url.expose(), "postgres://relay:hunter2@db/switchyard");
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_leads_nowhere_is_refused_without_its_password() {
+    fn an_invalid_database_url_is_refused_without_showing_its_password() {
         for url in [
             "postgres://relay:hunter2@db",
             "postgres://relay:h@unter2@db/x",

@@ -1,6 +1,6 @@
-//! "Did you mean …?": the nearest of a few words.
+//! "Did you mean …?": finds the nearest of a few words.
 
-/// The candidate that `word` is probably meant to be.
+/// The candidate that `word` probably means; `None` when none is near.
 pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = (word.chars().count() / 3).clamp(1, 3);
     let word = word.to_lowercase();
@@ -12,8 +12,8 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// How many letters must be put in, taken out, replaced or swapped with their neighbour (optimal string alignment). Words longer
-/// than any of ours are not measured.
+/// The number of letters to insert, delete, replace or swap with their neighbour (optimal string alignment); `usize::MAX` for words of
+/// more than 64 letters.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     if a.len().max(b.len()) > 64 {
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slips_of_the_finger_are_recognised() {
+    fn typing_errors_are_recognised() {
         let known = ["timeout", "max_age", "max_in_flight", "on_rate_limit", "kind"];
         for (word, meant) in [
             ("tiemout", Some("timeout")),

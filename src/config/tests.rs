@@ -1,4 +1,4 @@
-//! The loader as a whole: what is accepted, what is said about the rest, and that no secret is ever in it.
+//! The loader as a whole: which files are accepted, which problems are reported, and that no message has a secret.
 
 use proptest::prelude::*;
 
@@ -101,7 +101,7 @@ fn a_good_file_is_loaded_and_has_defaults() {
 }
 
 #[test]
-fn all_problems_are_told_at_once_each_at_its_place() {
+fn all_problems_are_reported_at_once_each_at_its_place() {
     insta::assert_snapshot!(lines(MANY), @r##"
     config.toml:2:11: primary: `sentri` names no upstream (did you mean `sentry`?)
     config.toml:3:1: mirrow: unknown key (did you mean `mirror`?)
@@ -133,7 +133,7 @@ fn all_problems_are_told_at_once_each_at_its_place() {
 }
 
 #[test]
-fn terminals_get_the_line_and_a_caret() {
+fn a_terminal_shows_the_line_and_a_caret() {
     let text = "primary = \"sentry\"\n[upstreams.sentry]\ntimeout = 30\n[[projects]]\nname = \"a\"\nid = \"1\"\npublic_key = \"hunter2!\"\nupstreams.sentry = \"https://hunter2@h/1\"\n";
     insta::assert_snapshot!(problems(text).render(Form::Plain), @r##"
       x upstreams.sentry.timeout: expected a string, found integer `30`
@@ -202,7 +202,7 @@ fn scripts_get_json() {
 }
 
 #[test]
-fn what_is_no_toml_is_told_by_line() {
+fn invalid_toml_is_reported_by_line() {
     insta::assert_snapshot!(lines("primary = sentry\n[upstreams.a\nx = 1\npublic_key = hunter2\nprimary = \"b\"\n"), @r##"
     config.toml:1:11: string values must be quoted, expected literal string
     config.toml:2:13: unclosed table, expected `]`
@@ -212,7 +212,7 @@ fn what_is_no_toml_is_told_by_line() {
 }
 
 #[test]
-fn an_empty_file_says_what_belongs_there() {
+fn the_report_on_an_empty_file_names_what_is_missing() {
     insta::assert_snapshot!(lines(""), @r##"
     config.toml:1:1: upstreams: there is no upstream (add a section [upstreams.NAME] for each tracker)
     config.toml:1:1: primary: is missing: which upstream does the team trust now? (write primary = "NAME" at the top)
@@ -222,7 +222,7 @@ fn an_empty_file_says_what_belongs_there() {
 }
 
 #[test]
-fn secrets_are_in_no_rendering() {
+fn no_rendering_shows_a_secret() {
     let broken = MANY.replace("[server]", "[server");
     for text in [MANY, GOOD, &broken, &GOOD.replace("\"sentry\"", "5"), &GOOD.replace("id", "public_key"), &shared()] {
         let problems = problems(text);
@@ -237,7 +237,7 @@ fn secrets_are_in_no_rendering() {
 }
 
 #[test]
-fn what_came_through_a_reference_is_not_repeated() {
+fn messages_do_not_repeat_the_value_of_a_reference() {
     for line in [
         "primary = \"${KEY}\"\nupstreams.other.kind = \"sentry\"",
         "mirror = \"${KEY}\"",
@@ -259,14 +259,14 @@ fn what_came_through_a_reference_is_not_repeated() {
     }
 }
 
-/// Two projects at one GlitchTip, under one name and key.
+/// Two projects with one name and key at one GlitchTip.
 fn shared() -> String {
     let project = &GOOD[GOOD.find("[[projects]]").unwrap()..];
     format!("{GOOD}{project}")
 }
 
 #[test]
-fn repeated_projects_are_errors_and_a_shared_glitchtip_a_warning() {
+fn repeated_projects_are_errors_and_a_shared_glitchtip_is_a_warning() {
     insta::assert_snapshot!(lines(&shared()), @r##"
     config.toml:14:8: projects[1].name: another project has this name
     config.toml:16:14: projects[1].public_key: another project has this id and key (services tell us who they are by id and key: give each project its own)
@@ -280,7 +280,7 @@ fn repeated_projects_are_errors_and_a_shared_glitchtip_a_warning() {
 }
 
 #[test]
-fn what_a_shadow_is_spared_is_read_and_checked() {
+fn the_shadow_section_is_read_and_checked() {
     let good = "items = [\"event\", \"transaction\"]\nsample = { transaction = 0.25 }\ndaily_cap = { error = 5000, attachment = \"1GiB\" }\n";
     let loaded = parse("config.toml", &format!("{GOOD}[upstreams.sentry.shadow]\n{good}"), &variables).unwrap();
     let shown = loaded.config.upstreams["sentry"].shadow.to_string();
@@ -304,7 +304,7 @@ fn what_a_shadow_is_spared_is_read_and_checked() {
 }
 
 #[test]
-fn limits_are_read_for_all_projects_and_for_one() {
+fn limits_are_read_for_all_projects_and_for_a_single_one() {
     let own =
         "[projects.limits]\nerror = \"7/s\"\n[limits]\nerror = \"5/s\"\nsession = \"6/s\"\n[limits.storm]\nlimit = 3\n";
     let limits = parse("config.toml", &format!("{GOOD}{own}"), &variables).unwrap().config.limits;
@@ -323,13 +323,13 @@ fn limits_are_read_for_all_projects_and_for_one() {
 }
 
 #[test]
-fn more_upstreams_than_the_journal_knows_are_too_many() {
+fn more_upstreams_than_the_journal_has_targets_are_refused() {
     let many: String = (0..33).map(|n| format!("[upstreams.u{n}]\n")).collect();
     assert!(lines(&format!("{GOOD}{many}")).contains("35 upstreams; 32 are the most"));
 }
 
 #[test]
-fn loops_are_found_whatever_the_spelling() {
+fn loops_are_found_in_every_spelling() {
     for (listen, dsn, ours) in [
         ("127.0.0.1:8484", "http://k@127.0.0.1:8484/1", true),
         ("127.0.0.1:8484", "http://k@localhost:8484/1", true),
@@ -349,14 +349,14 @@ fn loops_are_found_whatever_the_spelling() {
 }
 
 #[test]
-fn elements_of_lists_are_told_by_their_own_place() {
+fn problems_of_list_elements_are_reported_at_the_element() {
     let text = format!("{GOOD}\n[server]\nlisten = [\"a\", \"127.0.0.1:1\", \"b\"]\n");
     let said = lines(&text);
     assert!(said.contains("server.listen[0]") && said.contains("server.listen[2]"), "{said}");
 }
 
 #[test]
-fn a_missing_file_and_one_that_is_no_text_are_told_apart() {
+fn a_missing_file_and_a_file_without_text_give_different_errors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");
     assert!(load(&path).unwrap_err().is_missing());
@@ -368,7 +368,7 @@ fn a_missing_file_and_one_that_is_no_text_are_told_apart() {
     assert!(load(&path).unwrap_err().problems().is_some());
 }
 
-/// Pieces of configuration files, right and wrong ones.
+/// Pieces of configuration files, valid and invalid.
 fn piece() -> impl Strategy<Value = String> {
     let words = GOOD.lines().chain(MANY.lines()).map(str::to_owned).collect::<Vec<_>>();
     prop_oneof![

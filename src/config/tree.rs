@@ -1,7 +1,6 @@
-//! The parsed file as a tree in which every key and value knows where it stands in the text.
+//! The parsed file as a tree whose keys and values know their places in the text.
 //!
-//! The rule: spans are those of the file as written, also after a value was replaced or removed.
-//! What the values mean this file does not know.
+//! Rule: spans refer to the file as written, even after a value was replaced or removed. This file does not interpret the values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +10,7 @@ use serde_path_to_error as path_to_error;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Error, ValueDeserializer};
 
-/// One step on the way to a value.
+/// One step of a path.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Segment {
     /// A key of a table.
@@ -20,7 +19,7 @@ pub(super) enum Segment {
     Index(usize),
 }
 
-/// The way from the top of the file to a value. Prints as `projects[0].upstreams.sentry`.
+/// The path from the top of the file to a value. It prints as `projects[0].upstreams.sentry`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Path(Vec<Segment>);
 
@@ -82,19 +81,19 @@ impl fmt::Display for Path {
     }
 }
 
-/// The tree.
+/// The parsed file.
 #[derive(Clone, Debug)]
 pub(super) struct Tree<'t>(Spanned<DeValue<'t>>);
 
 impl<'t> Tree<'t> {
-    /// Parses `text` as far as possible; with errors, the tree lacks what they hide.
+    /// Parses `text` as far as possible. With errors, parts of the tree may be missing.
     pub(super) fn parse(text: &'t str) -> (Self, Vec<Error>) {
         let (table, errors) = DeTable::parse_recoverable(text);
         let span = table.span();
         (Self(Spanned::new(span, DeValue::Table(table.into_inner()))), errors)
     }
 
-    /// A deserializer over a copy.
+    /// A deserializer of a copy of the tree.
     pub(super) fn deserializer(&self) -> ValueDeserializer<'t> {
         ValueDeserializer::from(self.0.clone())
     }
@@ -115,7 +114,7 @@ impl<'t> Tree<'t> {
         table.map(|table| table.keys().map(|key| key.get_ref().to_string()).collect()).unwrap_or_default()
     }
 
-    /// Where the value at `path` stands; for one that is absent, where the nearest thing around it stands.
+    /// The span of the value at `path`, or of the nearest value around it if it is absent.
     pub(super) fn span(&self, path: &Path) -> Range<usize> {
         let depths = (1..=path.segments().len()).rev();
         depths
@@ -125,7 +124,7 @@ impl<'t> Tree<'t> {
             .unwrap_or(0..0)
     }
 
-    /// Where the key of the value at `path` stands; for an element of an array, the element itself.
+    /// The span of the key at `path`; for an element of an array, the span of the element.
     pub(super) fn key_span(&self, path: &Path) -> Range<usize> {
         let key = match path.segments().split_last() {
             Some((Segment::Key(key), parent)) => self
@@ -138,7 +137,7 @@ impl<'t> Tree<'t> {
         key.unwrap_or_else(|| self.span(path))
     }
 
-    /// Takes out the value at `path`; `false` when there is none.
+    /// Removes the value at `path`; `false` when there is none.
     pub(super) fn remove(&mut self, path: &Path) -> bool {
         let Some((last, parent)) = path.split_last() else { return false };
         let Some(parent) = self.node_mut(parent.segments()) else { return false };
@@ -153,14 +152,14 @@ impl<'t> Tree<'t> {
         }
     }
 
-    /// Puts a text in the place of the value at `path`.
+    /// Replaces the value at `path` by a string.
     pub(super) fn set_string(&mut self, path: &Path, text: String) {
         if let Some(node) = self.node_mut(path.segments()) {
             *node.get_mut() = DeValue::String(Cow::Owned(text));
         }
     }
 
-    /// Every value that is neither table nor array, with its path and place.
+    /// All values that are neither tables nor arrays, with their paths and spans.
     pub(super) fn leaves(&self) -> Vec<(Path, Range<usize>, &DeValue<'t>)> {
         let mut leaves = vec![];
         collect(&self.0, &Path::default(), &mut leaves);

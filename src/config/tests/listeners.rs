@@ -1,9 +1,9 @@
-//! The options of the listeners: what is taken, and what is said about the rest.
+//! The options of the listeners: which values are accepted, and the messages about the others.
 
 use super::{GOOD, lines};
 
 #[test]
-fn trusted_proxies_are_addresses_and_ranges_and_what_is_neither_says_what_is_meant() {
+fn trusted_proxies_are_addresses_and_ranges_and_nothing_else() {
     let fine = "no problems in config.toml";
     let said =
         |server: &str| lines(&GOOD.replace("[upstreams.sentry]", &format!("[server]\n{server}\n[upstreams.sentry]")));
@@ -20,7 +20,7 @@ fn trusted_proxies_are_addresses_and_ranges_and_what_is_neither_says_what_is_mea
 }
 
 #[test]
-fn a_short_admin_token_is_warned_of_and_not_repeated() {
+fn a_short_admin_token_gets_a_warning_that_does_not_show_it() {
     let said = |token: &str| {
         lines(&GOOD.replace("[upstreams.sentry]", &format!("[admin]\ntoken = \"{token}\"\n[upstreams.sentry]")))
     };
@@ -33,7 +33,7 @@ fn a_short_admin_token_is_warned_of_and_not_repeated() {
 }
 
 #[test]
-fn an_address_that_another_one_takes_is_told_before_the_start() {
+fn listen_addresses_that_exclude_each_other_are_reported() {
     let said = |server: &str, admin: &str| {
         let sections = format!("[server]\nlisten = [{server}]\n[admin]\nlisten = \"{admin}\"\n[upstreams.sentry]");
         lines(&GOOD.replace("[upstreams.sentry]", &sections))

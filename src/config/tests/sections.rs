@@ -1,9 +1,9 @@
-//! Sections and values of a wrong kind: what is said of them.
+//! The messages about sections and values of a wrong kind.
 
 use super::{GOOD, lines};
 
 #[test]
-fn a_section_in_double_brackets_is_told_to_be_one() {
+fn a_section_in_double_brackets_is_named_as_the_problem() {
     for (section, line) in [
         ("server", "keep_alive = \"1s\""),
         ("admin", "open_on_loopback = false"),
@@ -24,7 +24,7 @@ fn a_section_in_double_brackets_is_told_to_be_one() {
 }
 
 #[test]
-fn kinds_of_values_have_the_names_that_people_use() {
+fn kinds_of_values_have_everyday_names() {
     for (section, line, said) in [
         ("report", "max_refused = -1", "expected a whole number, found integer `-1`"),
         ("verify", "max_repairs = \"2\"", "expected a whole number, found string"),

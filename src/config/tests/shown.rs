@@ -1,10 +1,10 @@
-//! How much of a file is shown of what is wrong with it.
+//! How much of a file and of its problems is shown.
 
 use super::{GOOD, read};
 use crate::config::diagnostics::{Form, LOGGED};
 
 #[test]
-fn of_a_long_line_the_part_around_the_problem_is_shown() {
+fn a_long_line_is_shown_only_around_the_problem() {
     let (values, letters) = ("\"value\", ".repeat(10_000), "é".repeat(10_000));
     for line in [
         format!("project = [{values}]"),
@@ -19,7 +19,7 @@ fn of_a_long_line_the_part_around_the_problem_is_shown() {
 }
 
 #[test]
-fn the_log_shows_the_first_problems_and_says_how_many_more_there_are() {
+fn the_log_shows_the_first_problems_and_the_number_of_others() {
     let wrong: String = (0..50).map(|n| format!("wrong{n} = 1\n")).collect();
     let problems = read(&format!("{wrong}{GOOD}")).unwrap_err();
     let told = problems.render(Form::Log);
