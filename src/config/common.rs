@@ -1,10 +1,10 @@
 //! The part of the configuration that relays on one database share, and the part that each relay has for itself.
 //!
-//! Rules: each relay has its own listeners, its own journal section, and its own line that names the primary. Everything else is common.
-//! So are `retain` and `max_size` of the journal; a changed `max_size` needs a restart, so a difference is reported and not replaced.
+//! Rules: each relay has its own listeners, its own journal section, and its own line that names the primary. Everything else is common. So
+//! are `retain` and `max_size` of the journal; a changed `max_size` needs a restart, so a difference is reported and not replaced.
 //!
-//! The common part is taken as it is written, with no `${…}` followed and no comment kept. It holds a secret only where the file has it
-//! in plain text. A difference is named by its keys, never by values.
+//! The common part is taken as it is written, with no `${…}` followed and no comment kept. It holds a secret only where the file has it in
+//! plain text. A difference is named by its keys, never by values.
 
 use std::fmt;
 

@@ -1,7 +1,6 @@
 //! Changes the primary in the file, for `switchyard switch`.
 //!
-//! Rule: every other byte stays, with comments, order and line ends, and the file is never half written. The new text is written to a
-//! file
+//! Rule: every other byte stays, with comments, order and line ends, and the file is never half written. The new text is written to a file
 //! beside the old one, flushed to disk and renamed over it. A file that is itself a mount point cannot be renamed over: it is overwritten
 //! in place. A symbolic link stays one; its target is changed.
 

@@ -1,7 +1,7 @@
 //! Follows `${NAME}` and `${file:/path}` in the strings of the configuration, which keep secrets out of the file.
 //!
-//! Rule: a replacement is not searched again, so a value cannot smuggle in another reference, and no message repeats it. `$${` stands for
-//! a plain `${`. Keys are taken as they are.
+//! Rule: a replacement is not searched again, so a value cannot smuggle in another reference, and no message repeats it. `$${` stands for a
+//! plain `${`. Keys are taken as they are.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -3,17 +3,15 @@
 //! | file | does |
 //! | --- | --- |
 //! | `load` | turns a file's text into a [`Config`], or into all its problems at once |
-//! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `api`, `canary`, `requests`, `notifications`, `shared`, `certificate` | the
-//! steps of loading: places in the text, `${…}`, kinds of values, checks of single sections and across them, the files that options name
-//! |
+//! | `tree`, `interpolate`, `shape`, `resolve`, `projects`, `api`, `canary`, `requests`, `notifications`, `shared`, `certificate` | the steps of loading: places in the text, `${…}`, kinds of values, checks of single sections and across them, the files that options name |
 //! | `report`, `diagnostics`, `mask`, `suggest` | problems: collects them, shows them, hides secrets, suggests the intended word |
 //! | `common` | the part of the configuration that relays on one database share |
 //! | `diff` | the changes between two configurations, and which of them need a restart |
 //! | `watch` | tells when the file's content changed |
 //! | `edit` | changes the line `primary`, and no other byte |
 //!
-//! The other rooms define their own settings; this folder gathers them. It decides whether a file is valid. The daemon decides when to
-//! load it again and what follows from that.
+//! The other rooms define their own settings; this folder gathers them. It decides whether a file is valid. The daemon decides when to load
+//! it again and what follows from that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

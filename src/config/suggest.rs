@@ -12,8 +12,8 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// The number of letters to insert, delete, replace or swap with their neighbour (optimal string alignment); `usize::MAX` for words of
-/// more than 64 letters.
+/// The number of letters to insert, delete, replace or swap with their neighbour (optimal string alignment); `usize::MAX` for words of more
+/// than 64 letters.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     if a.len().max(b.len()) > 64 {

@@ -1,7 +1,7 @@
-//! Which journal backends there are: the one that a configuration names is opened here, for a daemon or for a move.
+//! The journal backends: opens the one that a configuration names, for a daemon or for a move.
 //!
-//! A daemon is assembled on a journal. On one machine that is SQLite, and the configuration file alone says what holds. Several relays
-//! share a database, whose control plane says what holds for all: each has a file besides.
+//! A daemon is assembled on a journal. On one machine that is SQLite, and the configuration file alone is in force. Several relays share a
+//! database, whose control plane holds what is in force for all; each also has a file.
 
 use std::sync::Arc;
 
@@ -18,18 +18,18 @@ use super::Options;
 use super::control::{Control, File};
 use super::sharing::Sharing;
 
-/// What a daemon is assembled on.
+/// The journal that a daemon is assembled on, with what belongs to it.
 pub struct Backend {
-    /// Everything that is kept.
+    /// The journal.
     pub journal: Arc<dyn Journal>,
-    /// The accounts that the journal posts to. Whoever opens the journal has posted the totals.
+    /// The accounts that the journal posts to. They have the journal's totals once it is open.
     pub ledger: Ledger,
-    /// Under which the keys of repeats are made: made once, kept with the journal, the same for all relays on it.
+    /// The secret that the keys of duplicates are made with. It is made once, kept with the journal, and the same for all its relays.
     pub secret: [u8; SECRET],
 }
 
 impl Backend {
-    /// The one that the configuration names.
+    /// Opens the journal that the configuration names.
     pub(super) async fn of(settings: &Settings, clock: Clock) -> Result<Self, OpenError> {
         let (settings, ledger) = (settings.clone(), Ledger::default());
         if settings.url.is_some() {
@@ -41,7 +41,7 @@ impl Backend {
         Ok(Self { secret: journal.secret(), journal: Arc::new(journal), ledger })
     }
 
-    /// What the relays on it share. Where they share something besides the journal, that is put over what the file says.
+    /// What the relays on the journal share. Values that they share in a database replace those of the file.
     pub(super) async fn control(&self, options: &mut Options) -> Result<Arc<dyn Control>, JournalError> {
         let file = File::new(options.path.clone(), options.loaded.fingerprint);
         Ok(match Arc::clone(&self.journal).control_plane() {
@@ -51,8 +51,8 @@ impl Backend {
     }
 }
 
-/// Takes the journal that the settings name, for a move. Of a source it is not asked how durable it is: it is only read, once it is
-/// brought up to date.
+/// Opens the journal of the settings for a move. The durability of a source is not checked: apart from bringing it up to date, a move only
+/// reads it.
 pub(super) async fn store(settings: &Settings, is_source: bool) -> Result<Box<dyn Store>, TransferError> {
     let settings = settings.clone();
     if settings.url.is_none() {

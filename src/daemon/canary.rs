@@ -1,8 +1,9 @@
-//! Canaries: every so often an event of ours goes the way of all others to every upstream that gets new envelopes, so that somebody
-//! knows that events get through when no service sends any.
+//! Canaries: every so often an event of the relay's own goes to every upstream that gets new envelopes, to show that events get through
+//! when no service sends any.
 //!
-//! Rule: appended with its targets, past limits, storms and shadows' sections: it probes the way out. It counts as nothing, like our
-//! client reports, so that it is no evidence of what services sent. What is known of it is on the board before it can be taken.
+//! Rule: a canary is appended with its targets. Limits, storms and shadow sections do not apply, because it probes the way out. Like a
+//! client report of ours it has no quantities, so that it is no evidence of what services sent. The board knows a canary before an upstream
+//! can take it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,11 +21,11 @@ use crate::units::Period;
 
 use super::Daemon;
 
-/// An upstream that is to get one.
+/// An upstream that is to get a canary.
 type Recipient = (TargetId, Arc<str>);
 
 impl Daemon {
-    /// Decides about canaries whose time is over, tells what is new, and sends the next ones where it is time.
+    /// Judges canaries whose time is over, logs news, and sends the next canaries that are due.
     pub(super) async fn keep_canaries(&mut self) {
         let (board, settings) = (self.supervisor.board(), &self.config.canary);
         let wanted = settings.interval.zip(settings.project(&self.config.projects));
@@ -49,7 +50,7 @@ impl Daemon {
         }
     }
 
-    /// Looks after the last one of an upstream. Returns whether canaries stopped getting through just now.
+    /// Looks after the last canary of an upstream. Returns whether canaries stopped getting through just now.
     fn follow(&self, board: &Board, upstream: &Arc<str>) -> bool {
         let now = self.clock.now();
         let look = |canary: &mut Option<Canary>| {
@@ -69,10 +70,10 @@ impl Daemon {
         matches!(news, Some(Err(_)))
     }
 
-    /// Asks the upstream for one that it took, beside everything else. Where it cannot be asked, that it took it is enough.
+    /// Asks the upstream in a task of its own for a canary that it took. If it cannot tell, the canary counts as stored.
     fn read_back(&self, board: &Board, upstream: &Arc<str>, id: EventId, until: Timestamp) {
         let project = self.config.canary.project(&self.config.projects);
-        // A reload may have taken the section away; then its time passes.
+        // If a reload has removed the `api` section, the canary's time runs out.
         let Some((api, there)) = project.and_then(|project| self.verifier.place(upstream, &project.name)) else {
             return;
         };
@@ -89,7 +90,7 @@ impl Daemon {
         });
     }
 
-    /// When the last canary got through to each upstream, where the journal does not know it yet.
+    /// When the last canary got through to each upstream, if the journal does not know it yet.
     pub(super) async fn canaries_through(&self) -> Result<Vec<(TargetId, Timestamp)>, JournalError> {
         let (board, figures) = (self.supervisor.board(), self.journal.figures().await?);
         let of = |(target, name): (TargetId, &Arc<str>)| {
@@ -114,7 +115,7 @@ impl Daemon {
 
     async fn send_canary(&self, board: &Board, project: &Project, recipients: Vec<Recipient>) {
         let (id, now, timeout) = (EventId::random(), self.clock.now(), self.config.canary.timeout.get());
-        // A journal that does not tell will not take the canary either.
+        // If the journal does not answer, it will not take the canary either.
         let figures = self.journal.figures().await.unwrap_or_default();
         for (target, upstream) in &recipients {
             let before = last_canary(&figures, *target);
@@ -142,7 +143,7 @@ fn submission(project: &Project, targets: Vec<TargetId>, id: EventId, now: Times
         accepted_at: now,
         project: Arc::clone(&project.name),
         event_id: Some(id),
-        // With the event id, the mark of a canary.
+        // No quantities and an event id: the mark of a canary.
         quantities: Quantities::new(),
         keys: vec![],
         repeats_since: Timestamp::default(),

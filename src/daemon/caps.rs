@@ -1,6 +1,6 @@
-//! The daily caps of shadows through restarts and reloads: what the accounts say of today is where the counting goes on.
+//! The daily caps of shadows across restarts and reloads: counting goes on from today's accounts in the journal.
 //!
-//! Rule: an upstream is looked up when it gets a cap, and not again while it has one. Nothing is read when none has.
+//! Rule: an upstream is looked up when it gets a cap, and not again while it has one. Without caps nothing is read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::policy::shadow::caps::{Caps, day_of};
 use crate::protocol::category::Category;
 use crate::telemetry::ledger::Account;
 
-/// Counts for the upstreams that have a cap in this configuration.
+/// Sets the counts of upstreams that have newly got a cap in this configuration.
 pub(super) async fn follow(
     caps: &Caps,
     config: &Config,
@@ -37,7 +37,7 @@ pub(super) async fn follow(
     Ok(())
 }
 
-/// What of a category an upstream was to get.
+/// The quantity of a category that shadow rules let through to an upstream.
 fn let_through(account: &Account) -> u64 {
     account.accepted.saturating_sub(account.dropped_by(Cause::Withheld))
 }

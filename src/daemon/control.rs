@@ -1,9 +1,9 @@
-//! What relays on one journal share: the configuration with its primary, and who does the chores. A chore is done once for all:
-//! expire and prune, send client reports and canaries, go on with backfills, ask trackers what they store, notify receivers.
+//! What relays on one journal share: the configuration with its primary, and the chores. A chore is done by one relay for all: expire and
+//! prune, send client reports and canaries, continue backfills, verify storage at trackers, notify receivers.
 //!
 //! Rule: a relay asks before each step of a chore whether it leads. If it does, it does the step at once, under the
-//! [term](crate::journal::term) that it was told, and asks again before the next. A step takes seconds at most. If a relay stalls
-//! in a step until another one leads, the journal refuses that step.
+//! [term](crate::journal::term) that it got, and asks again before the next. A step takes seconds at most. If a relay stalls in a step
+//! until another one leads, the journal refuses that step.
 
 use std::path::{Path, PathBuf};
 
@@ -18,33 +18,33 @@ use crate::config::{Fingerprint, Loaded, load};
 use crate::journal::term::Epoch;
 use crate::tasks::{self, Tasks};
 
-/// What the relays share. One relay alone has its file.
+/// What the relays share. A relay alone has only its file.
 pub(super) trait Control: Send + Sync {
-    /// Tells, from one of these tasks, when the configuration is another one. It may tell of a change that this relay made itself, and
-    /// of several at once; it misses none.
+    /// Starts tasks that notify of changes of the configuration. They may notify of a change that this relay made itself, and once for
+    /// several changes, but miss none.
     fn watch(&self, tasks: &Tasks) -> mpsc::Receiver<()>;
 
-    /// The configuration. Somebody may have asked for it: then the file counts although it has not changed.
+    /// Loads the configuration. With `is_asked` the file counts although it has not changed.
     fn load(&self, is_asked: bool) -> BoxFuture<'_, Result<Loaded, LoadError>>;
 
-    /// Makes an upstream the primary in the configuration, as every later [`Control::load`] shows it; returns the one before. The error
-    /// is a sentence for whoever asked.
+    /// Makes an upstream the primary in the configuration that every later [`Control::load`] returns. Returns the one before. The error is
+    /// a sentence for the caller.
     fn set_primary(&self, name: &str) -> BoxFuture<'_, Result<Option<String>, String>>;
 
-    /// Makes `before` the primary again, unless somebody has made another one the primary since this relay made `name` that.
+    /// Makes `before` the primary again, unless the primary was changed since this relay made it `name`.
     fn take_back(&self, name: &str, before: &str) -> BoxFuture<'_, Result<(), String>>;
 
-    /// Whether it was this relay that made the primary in force the primary, as far as is known: it keeps the switch.
+    /// Whether this relay made `name` the primary in force, as far as is known. If so, it records the switch.
     fn made_primary(&self, name: &str) -> bool;
 
-    /// The term under which this relay may do the next step of a chore, if it leads. Also `None` while that cannot be told.
+    /// The term under which this relay may do the next step of a chore; `None` if it does not lead or that is unknown.
     fn leads(&self) -> BoxFuture<'_, Option<Epoch>>;
 }
 
-/// The file of one relay, which does everything itself.
+/// The file of a relay that shares nothing: it leads in everything.
 pub(super) struct File {
     path: PathBuf,
-    /// Its content when it was loaded first.
+    /// The fingerprint of the content that was loaded at the start.
     first: Fingerprint,
 }
 
@@ -60,7 +60,7 @@ impl File {
 
 impl Control for File {
     fn watch(&self, tasks: &Tasks) -> mpsc::Receiver<()> {
-        // A task of its own: a look takes a moment, in which nothing else may wait or be forgotten.
+        // Its own task: a look takes a moment, which must neither delay anything nor be cut off.
         let (tell, told) = mpsc::channel(1);
         let (mut watch, stop) = (Watch::new(&self.path, self.first), tasks.stopping().clone());
         tasks.spawn("the watch over the configuration", async move {

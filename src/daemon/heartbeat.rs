@@ -1,4 +1,4 @@
-//! Notes when the relay stood still: what services sent then nobody can count, as when it does not run.
+//! Notes when the relay stood still. Nobody can count what services sent meanwhile, just as while it does not run.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::telemetry::words;
 
 use super::Daemon;
 
-/// How often it beats.
+/// The time between two beats.
 const EACH: Duration = Duration::from_secs(1);
 
 impl Daemon {
-    /// Beats from now on. A task of its own, so that a journal that does not answer makes no beat late.
+    /// Starts the heartbeat. It is its own task, so that a journal that does not answer delays no beat.
     pub(super) fn start_beating(&self) {
         let (pulse, clock, stop) = (self.observed.pulse.clone(), self.clock.clone(), self.tasks.stopping().clone());
         self.tasks.spawn("the heartbeat", async move {
@@ -28,12 +28,12 @@ impl Daemon {
         });
     }
 
-    /// Ends in the journal the stretches after which the relay stood still, and begins the next.
+    /// Records each gap in the journal: ends the running time before it, and begins the next after it.
     pub(super) async fn keep_gaps(&mut self) -> Result<(), JournalError> {
         while let Some(gap) = self.observed.pulse.untold() {
             let (started, now) = (self.observed.started, gap.from);
             let (upstreams, intake, steps, canaries) = (vec![], vec![], vec![], vec![]);
-            // It did not crash.
+            // A gap is no crash.
             let stopping = true;
             self.journal.observe(Observation { started, now, stopping, upstreams, intake, steps, canaries }).await?;
             self.observed.started = gap.to;
@@ -43,7 +43,7 @@ impl Daemon {
     }
 }
 
-/// Notes that the relay runs, and whether it stood still.
+/// Notes that the relay runs, and whether it stood still since the last beat.
 pub(super) fn beat(pulse: &Pulse, clock: &Clock) {
     clock.resync();
     if let Some(length) = pulse.beat(clock.now(), clock.since_boot()) {

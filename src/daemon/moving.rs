@@ -1,9 +1,7 @@
-//! Moves a journal: from a file into a database that relays share, back, or into another journal of the same kind. No daemon runs
-//! meanwhile.
+//! Moves a journal from a file into a database that relays share, back, or into another journal of the same kind. No relay runs meanwhile.
 //!
-//! Rules: only into an empty journal. Both sides are read back and must be equal. Then the source is marked, and only after that
-//! the target may be used: at no time would a relay start on both. A move that was cut off begins again, or, if only the second
-//! mark is missing, is ended.
+//! Rules: the target must be empty. Both sides are read back and must be equal. The source is marked first; only then may the target be
+//! used, so that a relay never starts on both. An interrupted move begins again; if only the second mark is missing, that is set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -20,17 +18,17 @@ use crate::journal::{DatabaseUrl, Durability, Settings};
 
 use super::backend::store;
 
-/// How often it is told how many records were moved.
+/// The time between two reports of the number of moved records.
 const EACH: Duration = Duration::from_secs(1);
-/// How much of what is there, or differs, is told.
+/// The maximum number of counts or differences in a message.
 const TOLD: usize = 5;
 
-/// Where a journal is that is moved.
+/// The place of a journal.
 #[derive(Clone, Debug)]
 pub struct Place(Settings);
 
 impl Place {
-    /// The one that a person names: the address of a database or the path of a file. `is_single` allows a database that commits on one
+    /// The place that a person names: the address of a database or the path of a file. `is_single` allows a database that commits on one
     /// machine alone.
     pub fn named(name: &str, is_single: bool) -> Result<Self, String> {
         if !name.starts_with("postgres://") && !name.starts_with("postgresql://") {
@@ -44,27 +42,27 @@ impl Place {
         }
     }
 
-    /// The one of a configuration.
+    /// The place of a configuration's journal.
     pub fn of(settings: &Settings, is_single: bool) -> Self {
         let durability = if is_single { Durability::Single } else { settings.durability };
         Self(Settings { durability, ..settings.clone() })
     }
 }
 
-/// What was moved.
+/// The result of a move.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// From where and to where.
+    /// The place of the source.
     pub from: String,
-    /// See [`Self::from`].
+    /// The place of the target.
     pub to: String,
-    /// How much of each.
+    /// The number of records and rows, by kind.
     pub counts: BTreeMap<String, i64>,
-    /// The primary of the relays that shared the source.
+    /// The primary of the relays that shared the source; `None` for a file.
     pub primary: Option<String>,
 }
 
-/// Moves everything; `told` hears how many records were moved so far.
+/// Moves everything. `told` is called with the number of records moved so far.
 pub async fn move_journal(from: &Place, to: &Place, mut told: impl FnMut(u64)) -> Result<Moved, TransferError> {
     if from.0.place() == to.0.place() {
         return Err(TransferError::Refused(format!("{} is named as both of them", from.0.place())));
@@ -72,7 +70,7 @@ pub async fn move_journal(from: &Place, to: &Place, mut told: impl FnMut(u64)) -
     let (from, to) = (store(&from.0, true).await?, store(&to.0, false).await?);
     let (source, target) = (&*from, &*to);
     let by = expect_ready(source, target).await?;
-    // One that was cut off between the two marks has moved everything.
+    // A move that was interrupted between the two marks has copied everything.
     if source.state().await? != State::Moved(by) {
         fill(source, target, by, &mut told).await?;
     }
@@ -84,7 +82,7 @@ pub async fn move_journal(from: &Place, to: &Place, mut told: impl FnMut(u64)) -
     Ok(Moved { from: source.place(), to: target.place(), counts, primary })
 }
 
-/// Moves what is in the source over.
+/// Copies the source's content to the target.
 async fn fill(
     source: &dyn Store,
     target: &dyn Store,
@@ -108,7 +106,7 @@ async fn fill(
     }
 }
 
-/// Lets relays start again on a journal whose content was moved; returns where it is.
+/// Lets relays start again on a journal whose content was moved. Returns its place.
 pub async fn reopen(place: &Place) -> Result<String, TransferError> {
     let store = store(&place.0, true).await?;
     let place = store.place();
@@ -127,7 +125,7 @@ fn unfinished(place: &str) -> String {
     format!("{place} is filled in part by a move that was cut off: run that move again")
 }
 
-/// Refuses a source that is not at rest or not whole, and a target that is not empty. Returns which move this is.
+/// Refuses a source that is in use or incomplete, and a target that is not empty. Returns the id of the move.
 async fn expect_ready(source: &dyn Store, target: &dyn Store) -> Result<MoveId, TransferError> {
     let (from, to) = (source.place(), target.place());
     let begun = match target.state().await? {
@@ -141,7 +139,7 @@ async fn expect_ready(source: &dyn Store, target: &dyn Store) -> Result<MoveId, 
         State::Ready => MoveId::random(),
         State::New => return Err(TransferError::Refused(format!("there is nothing in {from}"))),
         State::Filling(_) => return Err(TransferError::Refused(unfinished(&from))),
-        // That move was cut off after its source was marked, and before its target could be used.
+        // The earlier move was interrupted after it marked the source, and before it marked the target.
         State::Moved(by) if begun == Some(by) => by,
         State::Moved(_) => {
             let elsewhere = if begun.is_some() { format!(", and not into {to}") } else { String::new() };
@@ -167,7 +165,7 @@ async fn expect_ready(source: &dyn Store, target: &dyn Store) -> Result<MoveId, 
     )))
 }
 
-/// What is in both, when it is the same.
+/// Returns the content of both; fails if they differ.
 async fn expect_equal(source: &dyn Store, target: &dyn Store) -> Result<Contents, TransferError> {
     let (there, here) = (source.contents().await?, target.contents().await?);
     let much = |contents: &Contents, what: &str| contents.counts.get(what).copied().unwrap_or(0);

@@ -1,5 +1,4 @@
-//! Looks at the status every few seconds, and tells receivers what they should know. It is its own task, so a slow receiver
-//! delays nothing else.
+//! Checks the status every few seconds and notifies receivers. It is its own task, so that a slow receiver delays nothing else.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,27 +20,27 @@ use crate::telemetry::metrics::Metrics;
 use super::Daemon;
 use super::control::Control;
 
-/// How often the status is looked at.
+/// The time between two looks at the status.
 const LOOK: Duration = Duration::from_secs(5);
-/// How often the report is: it reads much.
+/// The time between two looks at the report's verdict, which reads much.
 const VERDICT: Duration = Duration::from_secs(3600);
-/// The most notices kept for a receiver that cannot be reached; of more the oldest go.
+/// The maximum number of notices kept for a receiver that cannot be reached; beyond it the oldest are dropped.
 const KEPT: usize = 50;
 
 /// The receivers of the configuration in force.
 pub(super) type Receivers = Arc<ArcSwap<Vec<Settings>>>;
 
-/// One receiver and what it is yet to be told.
+/// A receiver and the notices that it has not got yet.
 struct Receiver {
     settings: Settings,
     incidents: Incidents,
     waiting: Vec<Notice>,
-    /// Not before this.
+    /// When to send next at the earliest.
     due: Instant,
     failures: u32,
 }
 
-/// What the task works with.
+/// The state of the notifying task.
 pub(super) struct Watcher {
     admin: Admin,
     clock: Clock,
@@ -50,20 +49,20 @@ pub(super) struct Watcher {
     sender: Option<Sender>,
     verdict: Option<(Instant, Sign)>,
     receivers: Vec<Receiver>,
-    /// What an earlier process told of and did not end; `None` before that was looked up.
+    /// The incidents that an earlier process reported and that have not ended; `None` until they are looked up.
     before: Option<Vec<Told>>,
-    /// From when on switches are told to who comes now.
+    /// A receiver that is added now is notified of switches since this moment.
     since: Timestamp,
-    /// What is told and not over, of all receivers together.
+    /// The open incidents that some receiver was notified of.
     open: BTreeSet<Told>,
     news: News,
 }
 
-/// Incidents that began and ended, for the journal.
+/// Incidents that began and ended, to be recorded in the journal.
 pub(super) type News = Arc<Mutex<Vec<Tally>>>;
 
 impl Daemon {
-    /// Tells the receivers from now on.
+    /// Starts the task that notifies receivers.
     pub(super) fn start_notifying(&self) {
         let (receivers, control) = (Arc::clone(&self.receivers), Arc::clone(&self.control));
         let (mut watcher, stop) = (self.watcher(), self.tasks.stopping().clone());
@@ -76,7 +75,7 @@ impl Daemon {
         });
     }
 
-    /// Who knows nothing yet.
+    /// A watcher that knows nothing yet.
     pub(super) fn watcher(&self) -> Watcher {
         Watcher {
             admin: self.admin.clone(),
@@ -95,7 +94,7 @@ impl Daemon {
 }
 
 impl Watcher {
-    /// Looks once and tells what is new, if this relay leads; returns whether it did.
+    /// Looks once and notifies receivers of news, if this relay leads; returns whether it does.
     pub(super) async fn round(&mut self, control: &dyn Control, receivers: &Receivers) -> bool {
         let Some(epoch) = control.leads().await else {
             self.hand_over();
@@ -104,7 +103,7 @@ impl Watcher {
         self.remember().await;
         self.follow(&receivers.load());
         self.look().await;
-        // The look may have taken so long that another relay tells by now.
+        // The look may have taken so long that another relay leads by now.
         let leads = control.leads().await == Some(epoch);
         if leads {
             self.tell().await;
@@ -112,7 +111,7 @@ impl Watcher {
         leads
     }
 
-    /// Follows a changed configuration. A receiver that stays as it is knows what it was told.
+    /// Follows a changed configuration. A receiver with unchanged settings keeps its incidents.
     fn follow(&mut self, settings: &[Settings]) {
         let mut before = std::mem::take(&mut self.receivers);
         for settings in settings {
@@ -120,19 +119,19 @@ impl Watcher {
             let receiver = known.map(|at| before.swap_remove(at));
             self.receivers.push(receiver.unwrap_or_else(|| self.receiver(settings)));
         }
-        // Who comes later begins with what is seen then.
+        // A receiver that is added later begins with what is seen then.
         self.before = Some(vec![]);
         self.since = self.clock.now();
     }
 
-    /// Another relay tells: when this one does again, it begins with what the journal knows.
+    /// Forgets everything, because another relay leads. When this relay leads again, it begins with the journal's incidents.
     fn hand_over(&mut self) {
         self.receivers.clear();
         self.before = None;
         self.verdict = None;
     }
 
-    /// Looks up once what an earlier process told of and did not end.
+    /// Looks up once which incidents an earlier process reported that have not ended.
     async fn remember(&mut self) {
         if self.before.is_none() {
             let evidence = self.admin.evidence().await;
@@ -148,7 +147,7 @@ impl Watcher {
         Receiver { settings: settings.clone(), incidents, waiting: vec![], due: Instant::now(), failures: 0 }
     }
 
-    /// Notes for the journal what began and ended.
+    /// Notes for the journal which incidents began and ended.
     fn note(&mut self) {
         let open: BTreeSet<Told> = self.receivers.iter().flat_map(|receiver| receiver.incidents.told()).collect();
         let tally = |what: &str, told: &Told| {
@@ -161,7 +160,7 @@ impl Watcher {
         self.open = open;
     }
 
-    /// Looks at the status: what is to be told then waits.
+    /// Looks at the status, and queues the notices that follow.
     async fn look(&mut self) {
         if self.receivers.is_empty() {
             return;
@@ -180,7 +179,7 @@ impl Watcher {
         }
     }
 
-    /// Sends what waits.
+    /// Sends the queued notices.
     async fn tell(&mut self) {
         if self.receivers.is_empty() {
             return;
@@ -193,7 +192,7 @@ impl Watcher {
         join_all(self.receivers.iter_mut().map(|receiver| receiver.send(sender, &self.metrics))).await;
     }
 
-    /// Reads the report's verdict, when somebody wants it and it is time.
+    /// Looks at the report's verdict, if a receiver wants it and it is due.
     async fn judge(&mut self) {
         let is_wanted = self.receivers.iter().any(|receiver| receiver.settings.events.contains(&Event::Ready));
         let is_due = self.verdict.as_ref().is_none_or(|(at, _)| at.elapsed() >= VERDICT);
@@ -205,7 +204,7 @@ impl Watcher {
     }
 }
 
-/// The incidents that began and did not end. What began more than once before it ended is one.
+/// The incidents that began and did not end. An incident that began several times before it ended is listed once.
 fn open_at_the_end(tallies: &[Tally]) -> Vec<Told> {
     let count = |what: &str, kind: &str| {
         tallies
@@ -225,7 +224,7 @@ fn open_at_the_end(tallies: &[Tally]) -> Vec<Told> {
 }
 
 impl Receiver {
-    /// Sends what waits, when it is time.
+    /// Sends the queued notices, if due.
     async fn send(&mut self, sender: &Sender, metrics: &Metrics) {
         if self.waiting.is_empty() || Instant::now() < self.due {
             return;

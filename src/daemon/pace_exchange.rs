@@ -1,8 +1,7 @@
-//! Exchanges with the other relays on the journal what the workers and the intake of each learn.
+//! Exchanges with the other relays on the journal what the workers and the intake learn.
 //!
-//! Rules: at once when there is something to tell or to hear, and every half second besides. While nothing is heard, what was
-//! heard last holds. Of the inbound limits each relay then takes its part, as one of the relays that lived when it joined the
-//! journal.
+//! Rules: an exchange happens at once when there is news on either side, and every half second anyway. While the others are not heard,
+//! their last answer holds, except that this relay takes an equal part of the inbound limits, by the number of relays last known.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +14,14 @@ use crate::journal::pace::Told;
 use crate::journal::{Journal, Pace};
 use crate::tasks::Tasks;
 
-/// How often it is exchanged when nobody has anything to tell.
+/// The time between two exchanges without news.
 const EACH: Duration = Duration::from_millis(500);
-/// The least time from one exchange to the next.
+/// The least time between two exchanges.
 const LEAST: Duration = Duration::from_millis(50);
-/// How long the others may take to answer.
+/// The timeout of an exchange.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Exchanges once, and goes on with it as one of these tasks, when there are others.
+/// Exchanges once, then starts the task that goes on with it, if the journal is shared.
 pub(super) async fn start(tasks: &Tasks, journal: &Arc<dyn Journal>, paces: Paces, intake: Intake) {
     let Some(pace) = journal.pace() else { return };
     intake.divide_among(pace.joined());

@@ -1,13 +1,13 @@
-//! The window of duplicates after a start: what the journal holds of it is remembered before anything is accepted.
+//! Refills the window of duplicates at a start from the journal, before anything is accepted.
 
 use crate::clock::Timestamp;
 use crate::journal::{Journal, JournalError};
 use crate::policy::dedup::{self, Dedup};
 
-/// How many records' keys are read at once.
+/// The number of records whose keys are read at once.
 const REMEMBERED_AT_ONCE: usize = 16_384;
 
-/// Refills the window of duplicates with what the journal holds.
+/// Refills the window of duplicates from the journal, up to its capacity.
 pub(super) async fn remember(dedup: &Dedup, journal: &dyn Journal, now: Timestamp) -> Result<(), JournalError> {
     let (since, mut before, mut remembered) = (now - dedup.length(), None, 0);
     while remembered < dedup::CAPACITY {

@@ -1,5 +1,5 @@
-//! Renewals of certificates: programs replace their files and tell nobody. They are looked at each second, and the configuration is
-//! loaded again once they have come to rest, so that the certificate is never read without its key.
+//! Follows renewals of certificates: programs replace the files and notify nobody. The files are checked each second. Once they have come
+//! to rest the configuration is loaded again, so that a certificate is never read without its key.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -8,35 +8,35 @@ use crate::config::Config;
 
 use super::Daemon;
 
-/// What tells one state of a file from another: when it was written, and its length.
+/// The state of a file: when it was modified, and its length; `None` if it cannot be read.
 type Look = Option<(SystemTime, u64)>;
 
-/// The files of certificates and keys, as they were seen.
+/// The files of certificates and keys, and their states.
 #[derive(Default)]
 pub(super) struct Renewal {
-    /// Which they are.
+    /// The files.
     paths: Vec<PathBuf>,
-    /// When the configuration was last loaded because of them.
+    /// The states when the configuration was last loaded because of them.
     taken: Vec<Look>,
-    /// A second ago.
+    /// The states a second ago.
     last: Vec<Look>,
 }
 
 impl Renewal {
-    /// The files as they are now are those in force.
+    /// Takes the files in their present states as those in force.
     pub(super) fn of(config: &Config) -> Self {
         let now = look(config);
         Self { paths: paths(config), taken: now.clone(), last: now }
     }
 
-    /// Follows a configuration that was just loaded: where it names other files than before, those as they are now are in force.
+    /// Follows a newly loaded configuration: if it names other files, those in their present states are in force.
     pub(super) fn follow(&mut self, config: &Config) {
         if paths(config) != self.paths {
             *self = Self::of(config);
         }
     }
 
-    /// Whether the files are others than before, and were so a second ago.
+    /// Whether the files have changed since they were last loaded, and not within the last second.
     fn is_due(&mut self, now: Vec<Look>) -> bool {
         let settled = self.last == now;
         self.last.clone_from(&now);
@@ -45,7 +45,7 @@ impl Renewal {
 }
 
 impl Daemon {
-    /// Loads the configuration again when a certificate was renewed.
+    /// Loads the configuration again after a certificate was renewed.
     pub(super) async fn follow_certificate(&mut self) {
         if self.renewal.is_due(look(&self.config)) {
             tracing::info!("the files of a certificate have changed");
@@ -53,12 +53,12 @@ impl Daemon {
         }
     }
 
-    /// Loads the file for somebody who asked for it.
+    /// Loads the file on request.
     pub(super) async fn reload_as_asked(&mut self) {
         self.load_anew(true).await;
     }
 
-    /// The log says that it was done, though nothing in the file has changed.
+    /// Loads the file. The log reports it even if nothing has changed.
     async fn load_anew(&mut self, is_asked: bool) {
         self.seen = None;
         self.reload(is_asked).await;
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_count_once_they_have_come_to_rest_and_only_once() {
+    fn a_changed_file_is_due_once_when_it_has_come_to_rest() {
         let at = |seconds: u64| Some((SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds), 1));
         let mut renewal = Renewal { taken: vec![at(1), at(1)], last: vec![at(1), at(1)], ..Renewal::default() };
         let looks = [
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_a_configuration_names_for_the_first_time_have_not_changed() {
+    fn a_newly_named_file_does_not_count_as_changed() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let own = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
         std::fs::write(&file, own.cert.pem()).unwrap();

@@ -1,7 +1,7 @@
-//! Our client reports: an upstream is told what was dropped for it, in an envelope of its own, not too often.
+//! The relay's client reports: tells an upstream now and then what was dropped for it, in an envelope of its own.
 //!
-//! Rule: no report is made for an upstream that does not answer, as long as something waits there that will find out when it is
-//! back. The loss stays a count, because a count does not age and a waiting report would.
+//! Rule: an upstream that does not answer gets no report while other records wait there: those find out when it is back. Its losses stay
+//! counts, because a count does not expire and a waiting report would.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::protocol::client_report;
 
 use super::Daemon;
 
-/// Whom a report is for, and about which project.
+/// The upstream that a report is for, and the project that it is about.
 type Addressee = (TargetId, Arc<str>);
 
-/// Since when the next report is gathered, in time since the start.
+/// When the gathering of the next report began, as time since the start.
 pub(super) type Gathering = BTreeMap<Addressee, Duration>;
 
 impl Daemon {
-    /// Tells upstreams what was dropped for them, as far as it is time.
+    /// Reports to upstreams what was dropped for them, as far as reports are due.
     pub(super) async fn tell_losses(&mut self) {
         self.intake.keep_losses().await;
         match self.control.leads().await {
@@ -55,7 +55,7 @@ impl Daemon {
         {
             return;
         }
-        // What is more than one report can say goes with the next.
+        // A quantity beyond the limit of one report goes with the next.
         losses.iter_mut().for_each(|loss| loss.quantity = loss.quantity.min(client_report::MOST));
         let report = every.map(|_| report(&addressee, &losses, self.clock.now()));
         let is_told = report.is_some();
@@ -72,15 +72,15 @@ impl Daemon {
         }
     }
 
-    /// How often an upstream is told of a project's losses; 0: not at all, nor what it has lost so far. `None` while it is not
-    /// configured, or not for that project: it is told when it is again.
+    /// The interval of reports to an upstream about a project; 0 to send none and forget its losses. `None` while the upstream or its DSN
+    /// for the project is not configured: the losses wait until it is.
     fn tells(&self, upstream: &Arc<str>, project: &str) -> Option<Duration> {
         let every = self.config.upstreams.get(upstream)?.client_reports.get();
         let project = self.config.projects.iter().find(|known| &*known.name == project)?;
         project.dsns.contains_key(upstream).then_some(every)
     }
 
-    /// Whether it answers, or nothing waits that would tell when it does.
+    /// Whether the upstream answers, or has no backlog that would find out when it does.
     async fn may_tell(&self, upstream: &str, target: TargetId) -> bool {
         let report = self.supervisor.board().report(upstream).unwrap_or_default();
         let is_heard_of = report.last_delivery.is_some() || report.last_error.is_some();
@@ -97,7 +97,7 @@ fn report((target, project): &Addressee, losses: &[Loss], now: Timestamp) -> Sub
         accepted_at: now,
         project: Arc::clone(project),
         event_id: None,
-        // The mark of a report of ours.
+        // A report of ours has no quantities: that is its mark.
         quantities: Quantities::new(),
         keys: vec![],
         repeats_since: Timestamp::default(),

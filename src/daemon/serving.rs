@@ -1,4 +1,4 @@
-//! The addresses that the daemon serves.
+//! The addresses that the daemon listens on.
 
 use std::net::SocketAddr;
 
@@ -18,14 +18,14 @@ pub(super) struct Serving {
     pub(super) admin: Tasks,
 }
 
-/// The addresses of a configuration. All are bound before one is served: what is accepted by a process that ends because another
-/// address is taken is lost.
+/// The bound addresses of a configuration. All are bound before one is served: otherwise a process that ends because an address is taken
+/// would lose what it has accepted.
 pub(super) struct Bound {
     public: Vec<TcpListener>,
     admin: Vec<TcpListener>,
 }
 
-/// Binds them.
+/// Binds all addresses of a configuration.
 pub(super) fn bind(config: &Config, mut listeners: Listeners) -> Result<Bound, DaemonError> {
     let failed = |(address, why)| DaemonError::Listen { address, why };
     let public = listeners.bind_all(&config.server.listen).map_err(failed)?;
@@ -37,7 +37,7 @@ pub(super) fn bind(config: &Config, mut listeners: Listeners) -> Result<Bound, D
 }
 
 impl Daemon {
-    /// Serves what is bound; returns the public addresses.
+    /// Serves the bound addresses; returns the public ones.
     pub(super) fn serve(&self, Bound { public, admin }: Bound, serving: &Serving) -> Vec<SocketAddr> {
         let addresses = public.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         for listener in public {

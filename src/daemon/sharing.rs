@@ -1,13 +1,12 @@
-//! The configuration of a relay that shares its journal: its own file, under the primary of all relays and the common part.
+//! The configuration of a relay that shares its journal: its own file, with the primary and the common part of all relays.
 //!
 //! Rules:
 //!
-//! - The database holds the primary and the common part. The first relay to start writes them there.
-//! - A file that says something else is reported and changes nothing, with two exceptions. A change of its primary while the
-//!   relay runs is a switch. A change of the common part at the leading relay is published, if its file was the common part
-//!   before.
-//! - A change holds as a whole or not at all. What a relay cannot take it does not use, and says why; it follows switches all the
-//!   same.
+//! - The database holds the primary and the common part. The first relay to start writes them.
+//! - A file that differs is reported and changes nothing, with two exceptions. A change of its primary while the relay runs is a switch. A
+//!   change of the common part at the leading relay is published, if its file equalled the common part before.
+//! - A change takes effect as a whole or not at all. A relay does not use a change that it cannot take, and says why. It still follows
+//!   switches.
 //! - Without the database everything stays as it is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +28,7 @@ use crate::tasks::Tasks;
 
 use super::control::{Control, File};
 
-/// When it is looked again.
+/// The time between two retries.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// What relays on one journal share.
@@ -37,27 +36,27 @@ pub(super) struct Sharing {
     control_plane: Arc<dyn ControlPlane>,
     file: File,
     seen: Mutex<Seen>,
-    /// The database could not be told something, or the status does not say yet what is wrong with the file.
+    /// Whether to load again: the database could not be told something, or the status does not yet show the file's problem.
     look_again: Arc<AtomicBool>,
 }
 
-/// What was seen last.
+/// What was loaded last.
 #[derive(Clone)]
 struct Seen {
     /// The file's last good content.
     loaded: Loaded,
     own: Own,
-    /// The content that was to hold for all and cannot, and why. It is tried again when somebody asks.
+    /// The file's content that this relay cannot go over to, and why. It is tried again on request only.
     refused: Option<(Fingerprint, String)>,
     plane: Plane,
-    /// By which names the file differs from what is common, and whether all relays were told.
+    /// The names in which the file differs from the common part, and whether the other relays were told.
     differs: Vec<String>,
     is_told: bool,
-    /// The configuration that was made of it, and that this relay went over to.
+    /// The configuration in force at this relay.
     config: Config,
 }
 
-/// What the file says of what is shared.
+/// The file's values of what is shared.
 #[derive(Clone, PartialEq, Eq)]
 struct Own {
     primary: Arc<str>,
@@ -71,7 +70,7 @@ impl Own {
 }
 
 impl Sharing {
-    /// Puts what all relays have over what the file says.
+    /// Replaces the primary and the common part in `loaded` by those of all relays.
     pub(super) async fn begin(
         control_plane: Arc<dyn ControlPlane>,
         file: File,
@@ -84,7 +83,7 @@ impl Sharing {
         match made(of_file.clone(), &own, &plane) {
             Ok(made) => *loaded = made,
             Err(why) => {
-                // The file it is, then, for now: the first look at what is shared says why in the status, too.
+                // The file's common part is used for now. The first load puts the reason into the status.
                 tracing::error!("the common configuration of all relays cannot be used here:\n{why}");
                 put_over(loaded, &plane).map_err(JournalError::Failed)?;
                 plane.revision -= 1;
@@ -101,13 +100,14 @@ impl Sharing {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What all relays have, after a change of the file has become one of all where it may; and why it has not, where it cannot be used.
+    /// Makes a change of the file one of all relays, where that is allowed. Returns what is shared then, and why the change was refused, if
+    /// it was.
     async fn follow(&self, loaded: &Loaded, own: &Own, is_asked: bool) -> Result<(Plane, Option<String>), String> {
         let Seen { own: before, config, .. } = self.seen().clone();
         let failed = |error: JournalError| format!("what all relays share cannot be changed now: {error}");
         let plane = self.control_plane.plane(&own.primary, own.common.text()).await.map_err(failed)?;
         let common = Common::from(plane.common.clone());
-        // The edit of a file that differed before would take back what others published: then somebody has to ask.
+        // An edit of a file that differed before would revert what others published: that takes a request.
         let is_edit = own.common != before.common && before.common.differing(&common).is_empty();
         let is_meant = plane.common != own.common.text() && (is_asked || is_edit);
         let epoch = if is_meant { self.leads().await } else { None };
@@ -115,7 +115,7 @@ impl Sharing {
         if epoch.is_none() && !is_switch {
             return Ok((plane, None));
         }
-        // What this relay cannot go over to is nothing for the others.
+        // A change that this relay cannot go over to is not shared.
         let mut wanted = plane.clone();
         if is_switch {
             wanted.primary = own.primary.to_string();
@@ -139,8 +139,8 @@ impl Sharing {
         Ok((plane, None))
     }
 
-    /// Says by which names the file differs from what is common: in the log and to all relays when that is new, in the log when
-    /// somebody asks.
+    /// Reports the names in which the file differs from the common part: when they are new in the log and to all relays, on request in the
+    /// log.
     async fn tell(&self, differs: Vec<String>, is_asked: bool) {
         let (before, is_told) = {
             let mut seen = self.seen();
@@ -165,7 +165,7 @@ impl Sharing {
         }
     }
 
-    /// A file that is refused leaves its last good content.
+    /// Notes what was loaded. With `file` `None`, the last good content stays.
     fn note(
         &self,
         file: Option<(Loaded, Own)>,
@@ -186,7 +186,7 @@ impl Sharing {
     async fn load(&self, is_asked: bool) -> Result<Loaded, LoadError> {
         let unfit = |why: String| LoadError::Apart { path: self.file.path().to_owned(), why };
         let Seen { loaded: good, own: before, refused: known_refusal, plane: known, config, .. } = self.seen().clone();
-        // While the file is broken or refused its last good content stands for it: switches are followed.
+        // The last good content stands in for a broken or refused file, so that switches are followed.
         let file = self.file.load(is_asked).await;
         let said = file.as_ref().map_or_else(|_| before.common.clone(), |file| Own::of(file).common);
         let (loaded, broken, kept) = match file {
@@ -229,7 +229,7 @@ impl Sharing {
     }
 }
 
-/// Whether a relay can go over to the configuration that was made of a file; else why not, with the places in the file.
+/// As [`goes_over`], to a configuration that was made of a file; the error has the places in the file.
 pub(super) fn goes_over_to(before: &Config, after: &Config, file: (&str, &Loaded)) -> Result<(), String> {
     goes_over(before, after).map_err(|why| match diff::needs_restart(before, after).as_slice() {
         [] => why,
@@ -237,7 +237,7 @@ pub(super) fn goes_over_to(before: &Config, after: &Config, file: (&str, &Loaded
     })
 }
 
-/// Whether a relay can go over from one configuration to another one.
+/// Whether a relay can go over from one configuration to the other; the error says why not.
 pub(super) fn goes_over(before: &Config, after: &Config) -> Result<(), String> {
     let fixed = diff::needs_restart(before, after);
     if !fixed.is_empty() {
@@ -247,14 +247,14 @@ pub(super) fn goes_over(before: &Config, after: &Config) -> Result<(), String> {
     if moved.is_empty() { Ok(()) } else { Err(moved.join("\n")) }
 }
 
-/// Whether a configuration has the primary of all.
+/// Whether a configuration has the primary of all relays; the error says that it has not.
 fn has_primary(config: &Config, plane: &Plane) -> Result<(), String> {
     let name = plane.primary.as_str();
     let why = || format!("{name} is the primary of all relays on this journal, and this file has no such upstream");
     if config.upstreams.contains_key(name) { Ok(()) } else { Err(why()) }
 }
 
-/// The configuration of a file with what all relays have.
+/// The configuration of a file with the primary and the common part of all relays.
 fn made(mut loaded: Loaded, own: &Own, plane: &Plane) -> Result<Loaded, String> {
     if plane.common != own.common.text() {
         let text = Common::from(plane.common.clone()).put_into(loaded.text.expose());
@@ -265,7 +265,7 @@ fn made(mut loaded: Loaded, own: &Own, plane: &Plane) -> Result<Loaded, String> 
     Ok(loaded)
 }
 
-/// Puts the primary of all over what the file says.
+/// Replaces the primary by that of all relays.
 fn put_over(loaded: &mut Loaded, plane: &Plane) -> Result<(), String> {
     let (config, name) = (&mut loaded.config, plane.primary.as_str());
     has_primary(config, plane)?;

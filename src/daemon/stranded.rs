@@ -1,14 +1,14 @@
-//! Projects that leave the file while something waits for them.
+//! Projects that are removed from the file while envelopes wait for them.
 //!
-//! Rule: the journal knows a project by its name. So nobody guesses where its envelopes belong now; the log and the status say
-//! how much waits.
+//! Rule: the journal knows a project by its name. Nobody guesses where its envelopes belong now; the log and the status say how many items
+//! wait.
 
 use crate::policy::routing::Routing;
 
 use super::Daemon;
 
 impl Daemon {
-    /// Warns of what waits for projects that were there before a reload and are not any more.
+    /// Warns about items that wait for projects which a reload has removed.
     pub(super) async fn note_stranded(&self, before: &Routing) {
         let is_gone = |name: &str| self.config.projects.iter().all(|project| *project.name != *name);
         let gone: Vec<&str> =
@@ -17,7 +17,7 @@ impl Daemon {
             return;
         }
         for (target, upstream) in self.targets.iter() {
-            // A journal that does not answer says nothing of the other upstreams either.
+            // If the journal does not answer for this upstream, it does not for the others.
             let Ok(backlog) = self.journal.backlog(target).await else { return };
             for project in &gone {
                 let own = backlog.quantities.iter().filter(|(name, ..)| **name == **project);

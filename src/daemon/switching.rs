@@ -1,4 +1,4 @@
-//! Switches of the primary: carried out on order, found in a reload, and kept with time, reason and author.
+//! Switches of the primary: made on order or found in a reload, and recorded with time, reason and author.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::Daemon;
 
 /// How long an announced switch waits for its edit of the file.
 const ANNOUNCED: Duration = Duration::from_secs(10);
-/// The most switches that wait for a journal which cannot be written to; of more the oldest are given up.
+/// The maximum number of switches that wait for the journal; beyond it the oldest are dropped.
 const UNKEPT: usize = 100;
 
-/// A switch that somebody is about to make by editing the file.
+/// A switch that is about to be made in the configuration, with its reason and author.
 pub(super) struct Announced {
     to: String,
     reason: Option<String>,
@@ -26,7 +26,8 @@ pub(super) struct Announced {
 }
 
 impl Daemon {
-    /// Keeps every switch between the routing before and the one in force. That of the primary of all relays keeps the one that made it.
+    /// Records every switch between the routing before and the one in force. The relay that made the primary of all relays records that
+    /// one.
     pub(super) async fn note_switches(&mut self, before: &Routing) {
         let (now, after) = (self.clock.now(), self.config.routing());
         if before.primary != after.primary {
@@ -75,7 +76,7 @@ impl Daemon {
         self.unkept.push_back(switch);
     }
 
-    /// Keeps the switches that are not kept yet. What the journal cannot take now, it takes the next time.
+    /// Records the waiting switches in the journal. If it fails, the rest is tried again next time.
     pub(super) async fn keep_switches(&mut self) {
         while let Some(switch) = self.unkept.front() {
             if let Err(error) = self.journal.record_switch(switch.clone()).await {
@@ -87,7 +88,7 @@ impl Daemon {
         self.unkept.drain(..self.unkept.len().saturating_sub(UNKEPT));
     }
 
-    /// The first primary of a journal is kept as the beginning; one that was changed while stopped is a switch.
+    /// Records the first primary of a journal as its beginning, and as a switch if it was changed while the relay was stopped.
     pub(super) async fn note_first_primary(&mut self) -> Result<(), JournalError> {
         let kept = self.journal.switches(100).await?;
         let primary = Arc::clone(&self.config.primary);
@@ -111,23 +112,23 @@ impl Daemon {
         Ok(())
     }
 
-    /// Carries out an order from the admin listener.
+    /// Makes a switch on an order from the admin listener.
     pub(super) async fn carry_out(&mut self, order: SwitchOrder) {
         let SwitchOrder { to, reason, author, announced, reply } = order;
         let outcome = if self.config.upstreams.contains_key(to.as_str()) {
             self.announced = Some((Announced { to: to.clone(), reason, author }, Instant::now()));
             let edited = if announced { Ok(()) } else { self.edit(&to).await };
-            // What was not done needs no reason, and what somebody does by hand in a moment has not this one.
+            // A failed switch needs no reason, and a switch that somebody makes by hand meanwhile has another one.
             edited.inspect_err(|_| self.announced = None)
         } else {
             let known: Vec<&str> = self.config.upstreams.keys().map(|name| &**name).collect();
             Err(format!("{to:?} is no upstream; there are {}", known.join(", ")))
         };
-        // Whoever asked may have left; the order is carried out all the same.
+        // The caller may have left; the order is carried out anyway.
         drop(reply.send(outcome.map_err(|detail| SwitchRefusal { detail })));
     }
 
-    /// Changes the file and loads it. When it cannot be used so, the line is put back. What somebody else has changed since stays.
+    /// Changes the primary and loads the configuration. If that fails, the old primary is restored, unless somebody has changed it since.
     async fn edit(&mut self, to: &str) -> Result<(), String> {
         let before = self.control.set_primary(to).await?;
         self.reload(false).await;
@@ -148,7 +149,7 @@ impl Daemon {
     }
 }
 
-/// Whose backlogs never give way.
+/// The upstreams whose backlogs are never evicted.
 pub(super) fn primaries(routing: &Routing, targets: &HashMap<Arc<str>, TargetId>) -> Primaries {
     let own = |project: &Arc<Project>| Some((Arc::clone(&project.name), *targets.get(project.primary.as_ref()?)?));
     let own = routing.projects.iter().filter_map(own).collect();

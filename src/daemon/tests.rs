@@ -1,4 +1,4 @@
-//! Chores of which another relay has the lead, and a round of them in which the daemon is told to stop.
+//! Chores when another relay leads, and a round of upkeep during which the daemon is told to stop.
 
 use std::path::Path;
 
@@ -20,10 +20,10 @@ use crate::protocol::client_report::Reason;
 use crate::protocol::event_id::EventId;
 use crate::telemetry::ledger::Ledger;
 
-/// Leads every chore, or none.
+/// Leads in every chore, or in none.
 struct Lead {
     leads: bool,
-    /// The daemon is told to stop when it is asked.
+    /// Cancelled when the daemon asks whether it leads.
     stop: CancellationToken,
 }
 
@@ -54,12 +54,12 @@ impl Control for Lead {
     }
 }
 
-/// What is done once for all.
+/// The chores that one relay does for all.
 const CHORES: [&str; 7] =
     ["expire", "prune", "client reports", "canaries", "backfills", "verification", "notifications"];
 
-/// A daemon of one upstream with an API that wants no client reports, canaries and a receiver. It stops when `stop` is cancelled, which
-/// is when it is first asked whether it leads.
+/// A daemon with one upstream with an API and without client reports, with canaries and a receiver. The daemon is told to stop when it
+/// first asks whether it leads, if `stop` is given.
 async fn daemon(folder: &Path, leads: bool, stop: Option<CancellationToken>) -> Daemon {
     let path = folder.join("config.toml");
     let text = format!(
@@ -79,7 +79,7 @@ async fn daemon(folder: &Path, leads: bool, stop: Option<CancellationToken>) -> 
     Daemon::assemble(backend, lead, String::new(), config, clock, draining).await.unwrap()
 }
 
-/// Appends an error of that time.
+/// Appends an error that was accepted at that time.
 async fn append(daemon: &Daemon, accepted_at: Timestamp, targets: Vec<TargetId>) {
     let submission = Submission {
         accepted_at,
@@ -97,7 +97,7 @@ async fn append(daemon: &Daemon, accepted_at: Timestamp, targets: Vec<TargetId>)
     daemon.journal.append(submission).await.unwrap();
 }
 
-/// Begins a backfill of what came lately.
+/// Begins a backfill of the last minute.
 async fn begin_backfill(daemon: &Daemon, target: TargetId) {
     let now = daemon.clock.now();
     let begun = Backfill {
@@ -113,7 +113,7 @@ async fn begin_backfill(daemon: &Daemon, target: TargetId) {
     daemon.journal.backfill(target, BackfillStep::Begin(Box::new(begun))).await.unwrap();
 }
 
-/// Which chores a relay has done after one round of each.
+/// The chores that a relay has done after one round of each.
 async fn done(leads: bool) -> Vec<&'static str> {
     let folder = tempfile::tempdir().unwrap();
     let mut daemon = daemon(folder.path(), leads, None).await;
@@ -153,13 +153,13 @@ async fn done(leads: bool) -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn every_chore_is_done_by_the_relay_that_leads_and_none_by_another_one() {
+async fn the_leading_relay_does_every_chore_and_another_does_none() {
     assert_eq!(done(true).await, CHORES);
     assert_eq!(done(false).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn a_round_ends_with_the_step_in_which_the_daemon_is_told_to_stop() {
+async fn a_round_ends_after_the_step_in_which_the_daemon_must_stop() {
     let folder = tempfile::tempdir().unwrap();
     let mut daemon = daemon(folder.path(), true, Some(CancellationToken::new())).await;
     let now = daemon.clock.now();

@@ -1,7 +1,7 @@
-//! What is done again and again, in small steps that delay nobody: follow the clock, expire, send client reports and canaries,
-//! prune, and keep what was observed.
+//! Regular upkeep in small steps that delay nothing else: follow the clock, expire, send client reports and canaries, prune, and record
+//! observations.
 //!
-//! Rule: with a journal that does not answer, each step takes seconds. So a round ends after the step in which the daemon is told to
+//! Rule: when the journal does not answer, each step takes seconds. A round therefore ends after the step in which the daemon is told to
 //! stop.
 
 use std::collections::BTreeMap;
@@ -24,45 +24,45 @@ use crate::telemetry::series::Series;
 
 use super::{Daemon, heartbeat, notifying};
 
-/// How much is done in one step.
+/// The maximum number of records in one step.
 const STEP: usize = 256;
-/// How many steps are made each second.
+/// The maximum number of steps a second.
 const STEPS: usize = 32;
 
-/// How often what was observed goes to the journal: what a crash takes, and by how much a stretch may seem too short after one.
+/// The time between two records of observations: a crash loses that much of them, and of the running time.
 const EACH: Duration = Duration::from_secs(10);
 
-/// How many sightings of services wait for a journal that cannot be written.
+/// The maximum number of sightings of services that wait for the journal.
 const MOST_SEEN: usize = 4096;
 
-/// What was kept last.
+/// Observations that are not recorded in the journal yet.
 pub(super) struct Observed {
-    /// When the stretch began of which the journal was last told.
+    /// The start of the running time that is being recorded.
     pub(super) started: Timestamp,
     pub(super) pulse: Pulse,
     at: Option<Timestamp>,
     ledger: Ledger,
-    /// How the upstreams fared, as far as it was told.
+    /// The state of upstreams' accounts at the last record.
     series: Series,
-    /// Incidents that were told of, since the last time.
+    /// Incidents that were reported since the last record.
     pub(super) incidents: notifying::News,
-    /// Services that were seen and that the journal has not taken yet.
+    /// Sightings of services, incidents and failed canaries since the last record.
     seen: Vec<Tally>,
 }
 
 impl Observed {
-    /// Nothing yet.
+    /// Begins without observations.
     pub(super) fn new(pulse: Pulse, ledger: Ledger) -> Self {
         let (started, series) = (pulse.since(), Series::new(&ledger.accounts()));
         Self { started, pulse, at: None, ledger, series, incidents: Arc::default(), seen: vec![] }
     }
 
-    /// Canaries stopped getting through to an upstream.
+    /// Reports that canaries stopped getting through to an upstream.
     pub(super) fn canary_failed(&mut self, upstream: &str) {
         self.seen.push(Tally { what: CANARY_FAILED.into(), kind: upstream.into(), count: 1 });
     }
 
-    /// Puts what was told of incidents with what waits for the journal.
+    /// Moves the reported incidents to what waits for the journal.
     fn take_incidents(&mut self) {
         let mut incidents = self.incidents.lock().unwrap_or_else(PoisonError::into_inner);
         self.seen.append(&mut incidents);
@@ -70,7 +70,7 @@ impl Observed {
 }
 
 impl Daemon {
-    /// What has to be done again and again: follow the clock, expire, tell, send canaries, prune, keep what was observed.
+    /// Does one round of upkeep.
     pub(super) async fn keep_up(&mut self) {
         self.clock.resync();
         log::tell_left_out();
@@ -98,7 +98,7 @@ impl Daemon {
         }
     }
 
-    /// What waited too long, and what was kept long enough.
+    /// Expires envelopes that waited too long, and prunes records whose retention is over.
     async fn throw_away(&self, now: Timestamp) {
         if let Some(epoch) = self.control.leads().await {
             epoch.under(|| self.expire(now)).await;
@@ -128,7 +128,7 @@ impl Daemon {
         }
     }
 
-    /// How many envelopes wait, by upstream.
+    /// The number of waiting envelopes of each upstream.
     async fn waiting(&self) -> Result<BTreeMap<Arc<str>, u64>, JournalError> {
         let mut waiting = BTreeMap::new();
         for (target, name) in self.targets.iter() {
@@ -137,10 +137,9 @@ impl Daemon {
         Ok(waiting)
     }
 
-    /// Adds to the journal's evidence what was observed since the last time, and that we are alive. What it cannot take now is
-    /// told the next time.
+    /// Records in the journal what was observed since the last time, and that the relay is alive. If it fails, the next call repeats it.
     pub(super) async fn keep_observations(&mut self, now: Timestamp, stopping: bool) {
-        // This may be what runs first after the relay stood still.
+        // This may be the first code to run after the relay stood still.
         heartbeat::beat(&self.observed.pulse, &self.clock);
         let news = self.observations.take();
         match self.observe(now, stopping, &news).await {
@@ -158,7 +157,7 @@ impl Daemon {
         self.observed.at = Some(now);
     }
 
-    /// Adds it, and returns the counts and the series from which the next one goes on.
+    /// Records observations. Returns the counts and the series that the next record goes on from.
     async fn observe(
         &mut self,
         now: Timestamp,
@@ -184,7 +183,7 @@ impl Daemon {
     }
 }
 
-/// Repeats a step as long as it finds as much as it may do, for a while; returns how much was done in all.
+/// Repeats a step while it does as much as it may, up to [`STEPS`] times. Returns how much was done in all.
 async fn in_steps<'a>(mut step: impl FnMut() -> BoxFuture<'a, Result<usize, JournalError>>) -> usize {
     let mut done = 0;
     for _ in 0..STEPS {

@@ -1,4 +1,4 @@
-//! Looking whether trackers store what they took: each with an `api` section is asked, beside everything else.
+//! Verifies that trackers store what they took: each upstream with an `api` section is asked, in tasks of their own.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ impl Daemon {
         self.verifier.configure(&config.verify, trackers);
     }
 
-    /// Lets the next steps begin that are due.
+    /// Starts the verification steps that are due, if this relay leads.
     pub(super) async fn keep_verifying(&self) {
         let Some(epoch) = self.control.leads().await else { return };
         for name in self.verifier.due() {
