@@ -1,4 +1,4 @@
-//! Requests to an upstream from the command line, on the way that its deliveries take: the same proxy, trust and headers.
+//! Requests to an upstream from the command line, sent as deliveries are: with the same proxy, trust and headers.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
@@ -9,19 +9,19 @@ use tokio::time::{Duration, timeout};
 use crate::config::{Headers, Upstream};
 use crate::delivery::transport::{Connections, NoAnswer};
 
-/// How long an answer may take.
+/// The timeout of a request.
 const ANSWER: Duration = Duration::from_secs(15);
-/// How much of an answer is read: what is larger is no answer to a probe.
+/// The maximum size of an answer that is read; the rest is cut off.
 const LARGEST: usize = 64 * 1024;
 
-/// Asks one upstream.
+/// Sends requests to one upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Asker {
     connections: Connections<Full<Bytes>>,
     own: Headers,
 }
 
-/// An answer, as far as anybody needs it.
+/// The parts of an answer that probes look at.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -33,12 +33,12 @@ pub(super) struct Answer {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Silence {
     pub(super) why: String,
-    /// There was no connection: the request has nothing to do with it.
+    /// Whether no connection could be made, so that the request is not to blame.
     pub(super) is_unreached: bool,
 }
 
 impl Asker {
-    /// On a fresh connection for each request: GlitchTip's default server closes one after its answer without saying so.
+    /// Opens a fresh connection for each request: GlitchTip's default server closes one after its answer without saying so.
     pub(super) fn new(upstream: &Upstream) -> Self {
         Self { connections: Connections::new(upstream, 0), own: upstream.headers.clone() }
     }
@@ -68,12 +68,12 @@ impl Asker {
 }
 
 impl Answer {
-    /// Whether it says that it is a web page.
+    /// Whether the answer is declared as HTML.
     pub(super) fn is_html(&self) -> bool {
         self.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"))
     }
 
-    /// The value of a header.
+    /// The value of a header; `None` if it is absent or no text.
     pub(super) fn header(&self, name: &str) -> Option<String> {
         self.headers.get(name)?.to_str().ok().map(str::to_owned)
     }

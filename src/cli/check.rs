@@ -1,4 +1,4 @@
-//! `switchyard check`: is the configuration fit for use, what would a change change, and do the upstreams take what we send?
+//! `switchyard check`: checks the configuration, compares it with another one, and asks the upstreams on request.
 
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Serialize)]
 struct Findings<'a> {
     ok: bool,
@@ -43,21 +43,21 @@ struct Findings<'a> {
     changes: Option<Changes>,
     #[serde(skip_serializing_if = "Option::is_none")]
     online: Option<Vec<Probe>>,
-    /// What the APIs of trackers say of our tokens.
+    /// The answers of trackers' APIs to our tokens.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     apis: Vec<stored::Asked>,
 }
 
-/// What is different from another configuration.
+/// The differences from another configuration.
 #[derive(Debug, Serialize)]
 struct Changes {
     changes: Vec<String>,
     needs_restart: Vec<&'static str>,
-    /// Names that a running daemon does not take over.
+    /// The renamed projects that a running daemon would refuse.
     refused: Vec<String>,
 }
 
-/// Checks the file, and what else was asked for.
+/// Checks the file, with the options that were given.
 pub(super) fn check(located: &Located, args: &Args) -> Result<(), Failure> {
     if let Some(nowhere) = located.nowhere() {
         return Err(nowhere);

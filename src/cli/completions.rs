@@ -14,7 +14,7 @@ pub(super) struct Args {
     shell: Shell,
 }
 
-/// Prints them.
+/// Prints the completions.
 pub(super) fn completions(args: &Args) -> Result<(), Failure> {
     let mut text = vec![];
     clap_complete::generate(args.shell, &mut Cli::command(), "switchyard", &mut text);

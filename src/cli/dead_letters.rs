@@ -1,4 +1,4 @@
-//! `switchyard dead-letters`: what upstreams refused for good, and what is to become of it.
+//! `switchyard dead-letters`: lists, retries, discards and exports envelopes that upstreams refused for good.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -15,9 +15,9 @@ use super::locate::Located;
 use super::terminal::{self, Tone, harmless, right, table, tint};
 use super::{private_file, process};
 
-/// How many are asked for at once.
+/// The number of dead letters in one request.
 const PAGE: usize = 500;
-/// Why there are dead letters.
+/// The reasons of dead letters.
 const REASONS: [&str; 3] = ["refused", "poison", "lost_by_tracker"];
 
 /// Shows, retries, discards or exports what upstreams refused for good
@@ -115,7 +115,7 @@ struct ExportArgs {
     json: bool,
 }
 
-/// Does what is asked.
+/// Carries out the verb.
 pub(super) fn dead_letters(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
     process::block_on(async {
@@ -153,7 +153,7 @@ async fn list(admin: &AdminClient, args: &ListArgs) -> Result<(), Failure> {
     terminal::say(rows.trim_fmt())
 }
 
-/// Up to `limit` of them, newest first.
+/// Up to `limit` dead letters, newest first.
 async fn letters(
     admin: &AdminClient,
     upstream: Option<&str>,
@@ -195,7 +195,7 @@ async fn show(admin: &AdminClient, args: &ShowArgs) -> Result<(), Failure> {
     terminal::say(described(&letter))
 }
 
-/// As a person reads it.
+/// A dead letter as text.
 fn described(letter: &LetterDetail) -> String {
     let summary = &letter.summary;
     let mut lines = vec![];

@@ -1,6 +1,6 @@
-//! How a verb ends when it does not end well: an exit code of `sysexits.h`, and what the person at the terminal is told.
+//! How a verb fails: an exit code of `sysexits.h`, and a message for the person at the terminal.
 //!
-//! The rule: the message says what, where, and how to mend it. It knows no verb.
+//! Rule: the message says what failed, where, and how to mend it. This file knows no verb.
 
 use std::fmt;
 use std::io;
@@ -12,10 +12,10 @@ use crate::daemon::DaemonError;
 
 use super::place;
 
-/// The exit codes, 0 aside.
+/// The exit codes, and 0 for a reader who has left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
-    /// The reader of our output has left; there is nobody to tell.
+    /// The reader of the output has left; nobody sees a message.
     Done = 0,
     /// The answer is no.
     Negative = 1,
@@ -23,21 +23,21 @@ pub enum Exit {
     Usage = 2,
     /// The configuration file does not exist.
     NoInput = 66,
-    /// The daemon, or an address it needs, is not to be had.
+    /// The daemon or an address is unavailable.
     Unavailable = 69,
-    /// A defect of ours.
+    /// A defect of this program.
     Internal = 70,
     /// A file cannot be created.
     CannotCreate = 73,
     /// A file cannot be read or written.
     Io = 74,
-    /// The system, or the daemon, does not let us.
+    /// The system or the daemon denies access.
     Permission = 77,
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     Config = 78,
 }
 
-/// A verb that did not end well.
+/// The failure of a verb.
 #[derive(Debug)]
 pub struct Failure {
     exit: Exit,
@@ -45,22 +45,22 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Ends with this code and tells this.
+    /// A failure with this code and message.
     pub(super) fn new(exit: Exit, message: impl fmt::Display) -> Self {
         Self { exit, message: message.to_string() }
     }
 
-    /// The answer is no, and the verb's own output has said so.
+    /// The answer is no, and the verb's own output says so.
     pub(super) const fn negative() -> Self {
         Self::told(Exit::Negative)
     }
 
-    /// The verb's own output has said everything.
+    /// A failure whose details the verb's own output has given.
     pub(super) const fn told(exit: Exit) -> Self {
         Self { exit, message: String::new() }
     }
 
-    /// Something about a file.
+    /// A failure to handle a file.
     pub(super) fn file(path: &Path, what: &str, error: &io::Error) -> Self {
         let exit = match error.kind() {
             io::ErrorKind::PermissionDenied => Exit::Permission,
@@ -70,7 +70,7 @@ impl Failure {
         Self::new(exit, format_args!("{} cannot be {what}: {error}", path.display()))
     }
 
-    /// The configuration could not be loaded; `form` is how its problems are shown.
+    /// A failure to load the configuration. `form` is the form of its problems.
     pub(super) fn loading(error: &LoadError, form: Form) -> Self {
         let exit = match error {
             _ if error.is_missing() => Exit::NoInput,
@@ -82,19 +82,19 @@ impl Failure {
         Self::new(exit, format_args!("{}{help}", error.render(form)))
     }
 
-    /// The same with one more line.
+    /// Adds a line to the message.
     pub(super) fn and(mut self, line: &str) -> Self {
         self.message.push('\n');
         self.message.push_str(line);
         self
     }
 
-    /// The code for the shell.
+    /// The exit code for the shell.
     pub const fn code(&self) -> u8 {
         self.exit as u8
     }
 
-    /// What is told; empty when everything has been said.
+    /// The message; empty when the output has said everything.
     pub fn message(&self) -> &str {
         &self.message
     }

@@ -1,6 +1,6 @@
 //! `switchyard help`: the pages of the handbook in the terminal, and the help of each verb.
 //!
-//! Rule: the pages are in the program, so that they are there at night, without a network, and are of the version that runs.
+//! Rule: the pages are part of the program. They are there without a network, and match the version that runs.
 
 use clap::CommandFactory as _;
 use comfy_table::{ContentArrangement, Table};
@@ -9,7 +9,7 @@ use super::Cli;
 use super::failure::{Exit, Failure};
 use super::terminal::{self, Tone};
 
-/// The pages by topic: the names of the files in `deploy/handbook`, and how to run under a supervisor.
+/// The pages by topic: those of `deploy/handbook`, and the pages on PM2 and systemd.
 const PAGES: &[(&str, &str)] = &[
     ("alerts", include_str!("../../deploy/handbook/alerts.md")),
     ("beyond", include_str!("../../deploy/handbook/beyond.md")),
@@ -44,7 +44,7 @@ pub(super) struct Args {
     topic: Vec<String>,
 }
 
-/// Prints it.
+/// Prints a page or the help of a verb.
 pub(super) fn help(args: &Args) -> Result<(), Failure> {
     let mut command = Cli::command();
     command.build();
@@ -67,7 +67,7 @@ pub(super) fn help(args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// A page as a terminal shows it: headings stand out, links are their text, tables fit the width.
+/// Renders a page for a terminal: headings stand out, links become their text, tables fit the width.
 fn rendered(page: &str) -> String {
     let mut out = String::new();
     let mut is_code = false;
@@ -94,7 +94,7 @@ fn rendered(page: &str) -> String {
     out.trim_end().to_owned()
 }
 
-/// The cells of a row. A `|` between backticks is part of its cell.
+/// The cells of a table row.
 fn cells(row: &str) -> Vec<String> {
     row.trim().trim_matches('|').split('|').map(|cell| plain(cell.trim())).collect()
 }
@@ -106,13 +106,13 @@ fn table(rows: &[Vec<String>]) -> String {
     if table.width().is_none() {
         table.set_width(terminal::WIDTH);
     }
-    // The second row is the ruler.
+    // The second row is the Markdown ruler.
     table.add_rows(rows.iter().skip(2));
     let text = table.to_string();
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// A line without markup: the text of links, no stars.
+/// A line without markup: links become their text, and `**` is removed.
 fn plain(line: &str) -> String {
     let mut out = String::new();
     let mut rest = line;
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_page_of_the_handbook_is_a_topic() {
+    fn every_handbook_page_is_a_help_topic() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/handbook");
         let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let mut stems: Vec<String> = files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_their_text_and_tables_keep_every_cell() {
+    fn rendered_links_become_text_and_tables_keep_every_cell() {
         assert_eq!(plain("see [Alerts](alerts.md) and [PM2](../pm2) **now**"), "see Alerts and PM2 now");
         let text = rendered("# Head\n\n| a | b |\n| --- | --- |\n| one | two [x](y) |\n\n```sh\nrun\n```\nend");
         assert_eq!(text.split_whitespace().collect::<Vec<_>>(), ["Head", "a", "b", "one", "two", "x", "run", "end"]);

@@ -1,7 +1,7 @@
 //! `switchyard init`: writes a first configuration from DSNs.
 //!
-//! It asks a person at a terminal for what no flag says, and otherwise asks nothing. It guesses the kind of a tracker from its
-//! name or host; `check --online` finds out for sure. What it writes has passed the check that every configuration passes.
+//! At a terminal it asks for what no flag says; otherwise it asks nothing. It guesses the kind of a tracker from its name or host, which
+//! `check --online` verifies. The text has passed the check of every configuration before it is written.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -21,11 +21,11 @@ use super::{private_file, terminal};
 
 mod ask;
 
-/// The project of DSNs that name none.
+/// The project of DSNs without a project name.
 const PROJECT: &str = "default";
-/// How long a canary may take by default: whether it got through is decided before the next is sent.
+/// The default timeout of a canary, which must be shorter than its interval.
 const TIMEOUT: Period = Period::secs(60);
-/// What a DSN that only the daemon's environment knows is taken for when the file is checked.
+/// The stand-in for a DSN that only the daemon's environment knows, when the file is checked.
 const UNKNOWN: &str = "http://key@localhost/1";
 
 /// Writes a configuration from the DSNs you have, and prints the line for each service's .env
@@ -73,12 +73,12 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// A DSN as it was given.
+/// An argument with a DSN.
 #[derive(Clone, Debug)]
 struct Given {
     project: String,
     upstream: String,
-    /// A DSN, or where it is to be found.
+    /// A DSN, or a reference to one.
     dsn: String,
 }
 
@@ -86,7 +86,7 @@ impl FromStr for Given {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // Whatever is wrong, the DSN is not repeated: there is a key in it.
+        // No error repeats the DSN: it has a key in it.
         let (name, dsn) = text.split_once('=').ok_or("write UPSTREAM=DSN, as in sentry=https://<key>@<host>/<id>")?;
         let (project, upstream) = name.split_once(':').unwrap_or((PROJECT, name));
         match dsn.strip_prefix("${") {
@@ -98,19 +98,19 @@ impl FromStr for Given {
     }
 }
 
-/// Whether what stands behind `${` is the name of a variable or a file, up to the end.
+/// Whether the text after `${` is one reference and nothing else.
 fn is_reference(text: &str) -> bool {
     let Some(name) = text.strip_suffix('}').filter(|name| !name.contains('}')) else { return false };
     name.starts_with("file:") || config::followed(&format!("${{{name}}}"), &|_| Some(UNKNOWN.to_owned())).is_ok()
 }
 
 impl Given {
-    /// By the name, or by the host that only Sentry SaaS has.
+    /// The kind of the tracker, as far as its name or host tells.
     fn kind(&self) -> Option<Kind> {
         self.taken_for().map(|(kind, _)| kind)
     }
 
-    /// What it is taken for, and by what.
+    /// The kind of the tracker, and whether its host or its name tells.
     fn taken_for(&self) -> Option<(Kind, &'static str)> {
         let known = [Kind::Sentry, Kind::Glitchtip, Kind::Bugsink, Kind::Relay];
         let by_name = known.into_iter().find(|kind| self.upstream.to_ascii_lowercase().contains(kind.name()));
@@ -120,7 +120,7 @@ impl Given {
     }
 }
 
-/// What the configuration is made of.
+/// The parts of the configuration to write.
 #[derive(Debug)]
 struct Plan<'a> {
     args: &'a Args,
@@ -129,7 +129,7 @@ struct Plan<'a> {
     projects: Vec<Project<'a>>,
     /// The tokens, by upstream.
     tokens: Vec<(&'a str, &'a str)>,
-    /// What upstreams call projects: upstream, project, name.
+    /// The names of projects at upstreams: upstream, project, name.
     names: Vec<(&'a str, &'a str, &'a str)>,
 }
 
@@ -146,7 +146,7 @@ impl<'a> Plan<'a> {
             names: vec![],
         };
         for text in &args.token {
-            // Whatever is wrong, the token is not repeated.
+            // No error repeats the token.
             match text.split_once('=').filter(|(upstream, _)| is_known(upstream)) {
                 Some(token) => plan.tokens.push(token),
                 None => return Err(usage("write --token UPSTREAM=TOKEN, with an upstream that has a DSN".to_owned())),
@@ -184,7 +184,7 @@ impl<'a> Plan<'a> {
         self.names.iter().find(is_it).map(|(.., name)| *name)
     }
 
-    /// What each upstream is taken for.
+    /// The guessed kind of each upstream.
     fn kinds(&self) -> Vec<TakenFor<'a>> {
         let mut kinds: Vec<TakenFor<'a>> = vec![];
         for given in self.given {
@@ -196,7 +196,7 @@ impl<'a> Plan<'a> {
         kinds
     }
 
-    /// The upstreams that could be asked what they store, and cannot.
+    /// The upstreams whose API could be asked what they store, and that have no token.
     fn unasked(&self) -> Vec<&'a str> {
         let mut unasked: Vec<&str> = vec![];
         for given in self.given.iter().filter(|given| given.kind().is_some_and(has_api)) {
@@ -208,7 +208,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// A project, with the key that its services get.
+/// A project, with the key for its services.
 #[derive(Debug)]
 struct Project<'a> {
     name: &'a str,
@@ -216,36 +216,36 @@ struct Project<'a> {
     dsns: Vec<&'a Given>,
 }
 
-/// What was written.
+/// The result, for the person and for scripts.
 #[derive(Debug, Serialize)]
 struct Written<'a> {
     path: &'a Path,
     primary: &'a str,
-    /// The upstreams of which nobody will know what they store.
+    /// The upstreams that cannot be asked what they store.
     unasked: Vec<&'a str>,
-    /// What upstreams are taken for, and by what.
+    /// The guessed kinds of the upstreams.
     kinds: Vec<TakenFor<'a>>,
     projects: Vec<Service<'a>>,
 }
 
-/// What an upstream is taken for.
+/// The guessed kind of an upstream.
 #[derive(Debug, Serialize)]
 struct TakenFor<'a> {
     upstream: &'a str,
-    /// `None`: nothing tells.
+    /// `None` if neither name nor host tells.
     kind: Option<&'static str>,
-    /// Its `name` or its `host`.
+    /// Whether its `name` or its `host` tells.
     by: Option<&'static str>,
 }
 
-/// What the services of a project need.
+/// A project and the DSN for its services.
 #[derive(Debug, Serialize)]
 struct Service<'a> {
     name: &'a str,
     dsn: String,
 }
 
-/// Writes the file.
+/// Writes the configuration.
 pub(super) fn init(located: &Located, args: &Args) -> Result<(), Failure> {
     let given: Result<Vec<Given>, String> = args.dsns.iter().map(|text| text.parse()).collect();
     let given = given.map_err(|why| Failure::new(Exit::Usage, why))?;
@@ -258,7 +258,7 @@ pub(super) fn init(located: &Located, args: &Args) -> Result<(), Failure> {
     };
     let plan = Plan::of(&given, &answered)?;
     let check = text(&plan, |text, unknown| if text.starts_with("${") { unknown } else { text });
-    // Whatever is wrong stands in no file yet.
+    // Nothing is written if the text is invalid.
     let loaded = config::parse("what these answers make, which was not written", &check, &|_| None)
         .map_err(|problems| Failure::new(Exit::Usage, problems.render(terminal::form_of_errors())))?;
     private_file::write(&path, text(&plan, |text, _| text).as_bytes(), args.force)?;
@@ -290,7 +290,7 @@ fn by_project(dsns: &[Given]) -> Result<Vec<Project<'_>>, Failure> {
     Ok(projects)
 }
 
-/// The file's text; `written` says what is written for a secret, and what a reference may be taken for.
+/// The file's text. `written` chooses what to write for a secret: the secret itself, or a stand-in for a reference.
 fn text<'a>(plan: &Plan<'a>, written: impl Fn(&'a str, &'a str) -> &'a str) -> String {
     let quoted = |text: &str| toml_edit::Value::from(text).to_string().trim().to_owned();
     let key = |name: &str| toml_edit::Key::new(name).to_string();
@@ -342,7 +342,7 @@ fn text<'a>(plan: &Plan<'a>, written: impl Fn(&'a str, &'a str) -> &'a str) -> S
     out
 }
 
-/// The sections that hold what was said of listeners, report and canaries; nothing that is the default.
+/// The sections with the options on listeners, report and canaries; defaults are left out.
 fn answers(args: &Args) -> String {
     let quoted = |text: &str| toml_edit::Value::from(text).to_string().trim().to_owned();
     let list = |all: Vec<String>| all.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ");

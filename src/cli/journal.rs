@@ -1,6 +1,6 @@
 //! `switchyard journal`: moves everything from one journal to another, while no relay runs.
 //!
-//! Rule: it works on the journals themselves, and knows nothing of what is in them.
+//! Rule: this verb works on the journals themselves and does not interpret their contents.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::failure::{Exit, Failure};
 use super::locate::Located;
 use super::{process, terminal};
 
-/// What begins the name of a sum of an account: there are too many to be shown.
+/// The prefix of the names of account sums. There are too many to show.
 const ACCOUNT: &str = "account of ";
 
 /// Moves everything to another journal: from a relay's file into PostgreSQL, back, or into another of the same kind
@@ -69,7 +69,7 @@ struct ReopenArgs {
     single: bool,
 }
 
-/// Does what is asked.
+/// Carries out the verb.
 pub(super) fn journal(located: &Located, args: &Args) -> Result<(), Failure> {
     match &args.verb {
         Verb::Move(args) => move_journal(located, args),
@@ -81,7 +81,7 @@ pub(super) fn journal(located: &Located, args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// What was moved, for scripts.
+/// The result of a move, for scripts.
 #[derive(Serialize)]
 struct Told<'a> {
     from: &'a str,
@@ -122,7 +122,7 @@ fn show(Moved { from, to, counts, primary }: &Moved) -> Result<(), Failure> {
     ))
 }
 
-/// The journal that is named, or that of the configuration.
+/// The journal with this name, or that of the configuration.
 fn place(located: &Located, name: Option<&str>, is_single: bool) -> Result<Place, Failure> {
     match name {
         Some(name) => Place::named(name, is_single).map_err(|why| Failure::new(Exit::Usage, why)),
@@ -138,7 +138,7 @@ fn failure(error: TransferError) -> Failure {
     Failure::new(exit, error)
 }
 
-/// A line on standard error now and then, nothing beside JSON.
+/// Reports progress on standard error; silent with JSON.
 struct Progress {
     last: u64,
     is_silent: bool,

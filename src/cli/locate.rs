@@ -1,7 +1,7 @@
-//! Where the configuration is, and where the daemon that runs under it listens.
+//! Finds the configuration, and the address of the daemon that runs under it.
 //!
-//! Asking the daemon needs only its address and token. The secrets of DSNs are often in the daemon's environment alone. So these
-//! two are read even from a file that cannot be used as a whole here.
+//! A request to the daemon needs only its address and token, while the secrets of DSNs are often in the daemon's environment alone. These
+//! two are therefore read even from a file that cannot be used as a whole here.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,7 +17,7 @@ use crate::units::Secret;
 use super::failure::{Exit, Failure};
 use super::terminal;
 
-/// Where the configuration is looked for, in this order.
+/// The places where the configuration is looked for, in this order.
 const PLACES: [&str; 3] = ["config.toml", "config/config.toml", "/etc/switchyard/config.toml"];
 
 /// Which configuration a verb is about.
@@ -28,17 +28,17 @@ pub(super) struct Located {
     config: Option<PathBuf>,
 }
 
-/// Where a daemon is to be reached.
+/// How to reach a daemon.
 #[derive(Clone, Debug)]
 pub(super) struct Contact {
-    /// The address of its admin listener.
+    /// The address of the admin listener.
     pub(super) address: SocketAddr,
-    /// The token that listener may ask for; or why the one in the file cannot be read here.
+    /// The token for the admin listener, if the file has one; or why it cannot be read here.
     pub(super) token: Result<Option<Secret>, String>,
 }
 
 impl Located {
-    /// The file.
+    /// The path of the configuration file.
     pub(super) fn path(&self) -> PathBuf {
         self.config.clone().unwrap_or_else(|| {
             let found = PLACES.into_iter().find(|place| Path::new(place).exists()).or_else(hidden);
@@ -46,17 +46,17 @@ impl Located {
         })
     }
 
-    /// The file, when it is to be made.
+    /// The path of a configuration file that is to be created.
     pub(super) fn new_path(&self) -> PathBuf {
         self.config.clone().unwrap_or_else(|| PathBuf::from(PLACES[0]))
     }
 
-    /// What has to be added to a command for it to be about the same file.
+    /// The option that makes another command use the same file; empty if none was given.
     pub(super) fn as_option(&self) -> String {
         self.config.as_ref().map(|path| format!(" --config {}", terminal::as_word(path))).unwrap_or_default()
     }
 
-    /// Why there is no file: none was named, and none is where it is looked for.
+    /// The failure when no file was named and none is in the usual places; `None` otherwise.
     pub(super) fn nowhere(&self) -> Option<Failure> {
         let is_there = |place| Path::new(place).exists();
         let is_anywhere = self.config.is_some() || PLACES.into_iter().any(is_there) || hidden().is_some();
@@ -68,7 +68,7 @@ impl Located {
         (!is_anywhere).then(|| Failure::new(Exit::NoInput, message))
     }
 
-    /// The whole configuration.
+    /// Loads the configuration.
     pub(super) fn load(&self) -> Result<Loaded, Failure> {
         if let Some(nowhere) = self.nowhere() {
             return Err(nowhere);
@@ -76,7 +76,7 @@ impl Located {
         load(&self.path()).map_err(|error| Failure::loading(&error, terminal::form_of_errors()))
     }
 
-    /// Where the daemon is to be reached.
+    /// How to reach the daemon.
     pub(super) fn contact(&self) -> Result<Contact, Failure> {
         if let Some(nowhere) = self.nowhere() {
             return Err(nowhere);
@@ -91,7 +91,7 @@ impl Located {
     }
 }
 
-/// The first place that we may not look into: the configuration may be there.
+/// The first place that this user may not look into: the configuration may be there.
 fn hidden() -> Option<&'static str> {
     let is_hidden = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
     PLACES.into_iter().find(|place| Path::new(place).try_exists().is_err_and(is_hidden))
@@ -103,7 +103,7 @@ impl Contact {
     }
 }
 
-/// The address to connect to for an address that is listened on: "any" is reached by way of loopback.
+/// The address to connect to for a listening address: an unspecified one is reached over loopback.
 pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -113,7 +113,7 @@ pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     (ip, listen.port()).into()
 }
 
-/// The section `[admin]` of a file that may have problems elsewhere; `None` when it has them there.
+/// The contact from the section `[admin]` of a file that has problems elsewhere; `None` if it cannot be read.
 fn lenient(path: &Path) -> Option<Contact> {
     let text = std::fs::read_to_string(path).ok()?;
     let file: toml::Table = text.parse().ok()?;
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_daemon_is_found_by_a_file_whose_secrets_are_not_known_here() {
+    fn a_daemon_is_found_though_secrets_of_its_file_are_unknown_here() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
         let text =
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_cannot_be_read_here_says_why() {
+    fn an_unreadable_token_is_reported_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
         std::fs::write(&path, "[admin]\ntoken = \"${NOT_SET_ANYWHERE}\"\n").unwrap();

@@ -1,4 +1,4 @@
-//! `switchyard man`: the manual pages, made from the same words as `--help`.
+//! `switchyard man`: the manual pages, made from the texts of `--help`.
 
 use clap::CommandFactory as _;
 use clap_mangen::Man;
@@ -15,7 +15,7 @@ pub(super) struct Args {
     about: Option<String>,
 }
 
-/// Prints it.
+/// Prints the page.
 pub(super) fn man(args: &Args) -> Result<(), Failure> {
     let mut command = Cli::command();
     command.build();

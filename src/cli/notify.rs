@@ -1,4 +1,4 @@
-//! `switchyard notify test`: one message to each receiver of the configuration, sent from here and not by the daemon.
+//! `switchyard notify test`: sends a message to each receiver of the configuration, from this process and not by the daemon.
 
 use clap::Subcommand;
 
@@ -28,7 +28,7 @@ enum Verb {
     },
 }
 
-/// Sends them.
+/// Sends the messages.
 pub(super) fn notify(located: &Located, args: &Args) -> Result<(), Failure> {
     let Verb::Test { json } = args.verb;
     let receivers = located.load()?.config.notify;

@@ -1,5 +1,4 @@
-//! What is wrong with the place of a file that cannot be opened, as far as the file system tells: which folder, for which user, and how
-//! to mend it.
+//! Explains why a file cannot be opened, as far as the file system tells: the folder, the user, and how to mend it.
 
 use std::path::{Path, absolute};
 
@@ -7,7 +6,7 @@ use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-/// The words for the file at `place`; `None` where folder and file are as they should be.
+/// The explanation for the file at `place`; `None` if its folder and the file itself are accessible.
 pub(super) fn trouble(place: &Path) -> Option<String> {
     let place = absolute(place).ok()?;
     let folder = place.parent()?;
@@ -34,7 +33,7 @@ pub(super) fn trouble(place: &Path) -> Option<String> {
         .then(|| format!("user {user} may not write {0}: `chown {user} {0}*` gives it to that user", place.display()))
 }
 
-/// The name of the user this runs as, or the number where it has none.
+/// The name of the user that this process runs as, or the user's number if it has no name.
 fn user() -> String {
     let id = geteuid().as_raw().to_string();
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();

@@ -1,8 +1,8 @@
-//! The questions of `check --online`: is the address of a DSN there, does it take the key, and is it what the file says it is?
+//! The probes of `check --online`: is there a tracker at a DSN, does it take the key, and is it of the kind that the file says?
 //!
-//! What kind of tracker it is is asked first, without a key: at a GlitchTip a wrong key would lock out whoever uses the project now.
-//! The probe of the key is an envelope without items: trackers check its key and store nothing. It goes the way deliveries go: by
-//! the same proxy, without redirects, with the same headers, the upstream's own included.
+//! The kind of the tracker is found out first, without a key: at a GlitchTip a wrong key would lock out everybody who uses the project. The
+//! probe of the key is an envelope without items: trackers check its key and store nothing. It is sent as deliveries are: over the same
+//! proxy, without redirects, and with the headers of deliveries, the upstream's own included.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -26,17 +26,17 @@ use super::failure::Failure;
 use super::recognise::{self, NoAnswer};
 use super::terminal::{self, Tone, harmless, right, table, tint};
 
-/// Probes under way at once.
+/// The number of concurrent probes.
 const AT_ONCE: usize = 8;
-/// How long a name or a connection may take.
+/// The timeout of a DNS query and of a connection.
 const NEAR: Duration = Duration::from_secs(5);
-/// How much of an answer is shown.
+/// The maximum number of characters of an answer that are shown.
 const SHOWN: usize = 160;
-/// What is said of a key that was not tried.
+/// The explanation for a key that was not tried.
 const UNTRIED: &str =
     "is there; its key was not tried, because a GlitchTip refuses the project to everybody for 30 s after a wrong one";
 
-/// What one DSN's tracker answered.
+/// The result of probing one DSN.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Probe {
     upstream: Arc<str>,
@@ -44,31 +44,31 @@ pub(super) struct Probe {
     /// The DSN without its key.
     dsn: String,
     result: Verdict,
-    /// What it means and what to do about it.
+    /// What the answer means, and what to do about it.
     explanation: String,
     /// The forward proxy on the way there.
     proxy: Option<String>,
     status: Option<u16>,
-    /// To the proxy, if there is one.
+    /// The time of the DNS query, for the proxy if there is one.
     dns_ms: Option<f64>,
     connect_ms: Option<f64>,
-    /// TLS included.
+    /// The time of the request, TLS included.
     answer_ms: Option<f64>,
-    /// What kind of tracker it is, when it can be told.
+    /// The kind of the tracker, if it can be told.
     kind: Option<Kind>,
-    /// What to write into the file for that.
+    /// The line to write into the file if the kind there is wrong.
     suggestion: Option<String>,
 }
 
-/// What a probe says about a DSN.
+/// The result for a DSN.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
-    /// It takes what we send.
+    /// The tracker takes what the relay sends.
     Good,
-    /// It is there; whether it takes the key remains open.
+    /// There is a tracker; whether it takes the key is unknown.
     Unclear,
-    /// It does not take what we send.
+    /// The tracker does not take what the relay sends.
     Bad,
 }
 
@@ -90,13 +90,13 @@ impl Probe {
         }
     }
 
-    /// Whether nothing speaks against this DSN.
+    /// Whether the probe did not fail; an unclear result is no failure.
     pub(super) fn is_good(&self) -> bool {
         self.result != Verdict::Bad
     }
 }
 
-/// Asks every upstream of every project. The keys at a GlitchTip are tried last, one by one, and only with `tries_all`.
+/// Probes every upstream of every project. Keys at a GlitchTip are tried last, one by one, and only with `tries_all`.
 pub(super) async fn all(config: &Config, tries_all: bool) -> Vec<Probe> {
     let mut questions = vec![];
     for (upstream, settings) in &config.upstreams {
@@ -115,18 +115,18 @@ pub(super) async fn all(config: &Config, tries_all: bool) -> Vec<Probe> {
     questions.into_iter().map(Question::end).collect()
 }
 
-/// A DSN that is asked about.
+/// The probe of a DSN under way.
 struct Question<'a> {
     http: Asker,
     dsn: &'a Dsn,
     settings: &'a Settings,
     probe: Probe,
-    /// Its key is not tried yet: the tracker is a GlitchTip, or may be one.
+    /// Whether the key is not tried yet because the tracker is a GlitchTip or may be one.
     waits: bool,
 }
 
 impl Question<'_> {
-    /// Asks without the key what is there, then tries the key where a wrong one would lock nobody out.
+    /// Asks for the tracker's kind without the key, then tries the key where a wrong one would lock nobody out.
     async fn begin(mut self) -> Self {
         if let Err(why) = self.reach().await {
             self.probe.explanation = why;
@@ -186,8 +186,8 @@ impl Question<'_> {
         Ok((verdict, words))
     }
 
-    /// Asks without the key whether anything there takes envelopes, by a method that a GlitchTip answers with 405 before it looks for a
-    /// key (glitchtip-backend, `apps/event_ingest/views.py`).
+    /// Asks without the key whether anything there takes envelopes, with a method that a GlitchTip answers with 405 before it checks a key
+    /// (glitchtip-backend, `apps/event_ingest/views.py`).
     async fn knock(&mut self) {
         let began = Instant::now();
         let answer = self.http.ask(Method::GET, self.dsn.envelope_uri().clone(), HeaderMap::new(), "").await;
@@ -208,7 +208,7 @@ impl Question<'_> {
         };
     }
 
-    /// An upstream may repeat our key and headers.
+    /// Hides our key and headers in an answer, which may repeat them.
     fn hide_secrets(&self, answer: &mut Answer) {
         let hidden = |text: String| self.settings.headers.hide(text).replace(self.dsn.public_key(), "***");
         let [text, location] = [Some(answer.text.clone()), answer.header("location")].map(|text| text.map(hidden));
@@ -226,7 +226,7 @@ impl Question<'_> {
     }
 }
 
-/// The headers of the probe.
+/// The headers of the key's probe.
 fn headers(key: &str) -> HeaderMap {
     const AGENT: &str = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
     let auth = format!("Sentry sentry_version=7, sentry_client={AGENT}, sentry_key={key}");
@@ -241,7 +241,7 @@ fn headers(key: &str) -> HeaderMap {
 
 async fn resolve(authority: &Authority, scheme: &Scheme) -> Result<Vec<SocketAddr>, String> {
     let port = authority.port_u16().unwrap_or(if *scheme == Scheme::HTTPS { 443 } else { 80 });
-    // An IPv6 address stands in brackets in a URL, and nowhere else.
+    // A URL puts an IPv6 address into brackets; a DNS lookup takes none.
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let found = timeout(NEAR, lookup_host((host, port))).await;
     let found = found.map_err(|_| format!("no answer from DNS for {host} within {} s", NEAR.as_secs()))?;
@@ -273,7 +273,7 @@ fn explain_failure(why: &str) -> String {
     format!("no answer: {why}")
 }
 
-/// What an answer to the probe means.
+/// The meaning of an answer to the key's probe.
 fn explain(answer: &Answer, kind: Kind) -> (Verdict, String) {
     let (text, words) = (&*answer.text, words(&answer.text));
     match answer.status.as_u16() {
@@ -302,7 +302,7 @@ fn explain(answer: &Answer, kind: Kind) -> (Verdict, String) {
     }
 }
 
-/// What speaks against an address that was asked without a key. A tracker that is said to be a GlitchTip is known better than others.
+/// What is wrong with an address that was asked without a key; `None` if nothing is. A GlitchTip's answers are known more exactly.
 fn explain_knock(answer: &Answer, kind: Kind) -> Option<String> {
     let words = words(&answer.text);
     match answer.status.as_u16() {
@@ -314,7 +314,7 @@ fn explain_knock(answer: &Answer, kind: Kind) -> Option<String> {
     }
 }
 
-/// An answer in few words.
+/// An answer in a few words.
 fn words(text: &str) -> String {
     match harmless(&answer::gist(text), SHOWN) {
         words if words.is_empty() => "an empty answer".to_owned(),
@@ -326,7 +326,7 @@ fn millis(since: Instant) -> f64 {
     (since.elapsed().as_secs_f64() * 10_000.0).round() / 10.0
 }
 
-/// The probes as a table.
+/// Prints the probes as a table.
 pub(super) fn print(probes: &[Probe]) -> Result<(), Failure> {
     let mut rows = table(&["UPSTREAM", "PROJECT", "ANSWER", "DNS", "CONNECT", "IN ALL", ""]);
     let time = |ms: Option<f64>| right(ms.map_or("-".to_owned(), |ms| format!("{ms:.1} ms")));
@@ -348,7 +348,7 @@ pub(super) fn print(probes: &[Probe]) -> Result<(), Failure> {
         ]);
     }
     terminal::say(rows.trim_fmt())?;
-    // Once for each upstream, however many projects it has.
+    // Each upstream's suggestion is shown once, however many projects it has.
     for suggestion in probes.iter().filter_map(|probe| probe.suggestion.as_ref()).collect::<BTreeSet<_>>() {
         terminal::say(tint(Tone::Strong, suggestion))?;
     }
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_explained() {
+    fn the_verdict_follows_from_the_answer() {
         let explained = |code: u16| explain(&answer(code, "{}"), Kind::Generic);
         assert_eq!(explained(200).0, Verdict::Good);
         assert_eq!(explained(429).0, Verdict::Good);
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_address_answers_without_a_key_speaks_against_it_or_not() {
+    fn answers_without_a_key_tell_wrong_addresses_from_trackers() {
         for (code, glitchtip, other) in [
             (405, false, false),
             (400, false, false),

@@ -1,4 +1,4 @@
-//! What every process needs of the system: a runtime, signals, enough file descriptors, log lines.
+//! What every process needs of the system: a runtime, signals, file descriptors, logging.
 
 use std::future::Future;
 use std::io;
@@ -15,7 +15,7 @@ use crate::telemetry::log::{self, Streams};
 use super::failure::{Exit, Failure};
 use super::terminal;
 
-/// More threads than this find nothing to do.
+/// The maximum number of worker threads; more would find nothing to do.
 const MOST_WORKERS: usize = 4;
 
 /// How the process logs, for the verbs that run for long.
@@ -30,7 +30,7 @@ pub(super) struct Logging {
 }
 
 impl Logging {
-    /// Starts logging; `filter` is taken when nobody asked for another one.
+    /// Starts logging, with `filter` unless another one was asked for.
     pub(super) fn start(&self, streams: Streams, filter: &str) {
         let asked = self.filter.clone().or_else(|| std::env::var("RUST_LOG").ok());
         let asked = asked.filter(|asked| !asked.trim().is_empty());
@@ -39,7 +39,7 @@ impl Logging {
     }
 }
 
-/// What to write in another terminal for this program: its name where a shell finds it by that, else its path.
+/// The command that starts this program in another terminal: its name if a shell finds it by that, else its path.
 pub(super) fn as_called() -> String {
     const NAME: &str = "switchyard";
     let Ok(own) = std::env::current_exe().and_then(std::fs::canonicalize) else { return NAME.to_owned() };
@@ -49,24 +49,24 @@ pub(super) fn as_called() -> String {
     if is_found { NAME.to_owned() } else { terminal::as_word(&own) }
 }
 
-/// Runs one future to its end on this thread: for verbs that ask the daemon something.
+/// Runs a future to its end on this thread, for verbs that only send requests.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     runtime(Builder::new_current_thread())?.block_on(boxed(work))
 }
 
-/// The same with threads for the daemon's tasks.
+/// Runs a future to its end with threads for the daemon's tasks.
 pub(super) fn block_on_many<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(workers).max_blocking_threads(tasks::threads(open_files()));
     let runtime = runtime(builder)?;
     let outcome = runtime.block_on(boxed(work));
-    // Whatever is still at work had its time; what was accepted is in the journal.
+    // Tasks that still run had their time; everything that was accepted is in the journal.
     runtime.shutdown_background();
     outcome
 }
 
-/// In a box the runtime's part is compiled for each kind of outcome, and not for each verb.
+/// Boxes a future, so that the runtime's code is compiled once for each type of outcome and not for each verb.
 fn boxed<'w, T>(work: impl Future<Output = T> + 'w) -> Pin<Box<dyn Future<Output = T> + 'w>> {
     Box::pin(work)
 }
@@ -76,7 +76,7 @@ fn runtime(mut builder: Builder) -> Result<Runtime, Failure> {
     built.map_err(|error| Failure::new(Exit::Internal, format_args!("the runtime cannot be started: {error}")))
 }
 
-/// SIGHUP, which asks a daemon to load its file again. From its making on it no longer ends the process by itself.
+/// SIGHUP, which asks a daemon to load its file again. Once this was called, the signal no longer ends the process.
 pub(super) fn hangup() -> Result<Signal, Failure> {
     signal(SignalKind::hangup()).map_err(deaf)
 }
@@ -85,7 +85,7 @@ fn deaf(error: io::Error) -> Failure {
     Failure::new(Exit::Internal, format_args!("signals cannot be listened to: {error}"))
 }
 
-/// The signals that ask for an end: SIGINT and SIGTERM. From its making on they no longer end the process by themselves.
+/// SIGINT and SIGTERM, which ask the process to end. Once this exists, they no longer end it by themselves.
 #[derive(Debug)]
 pub(super) struct Signals {
     interrupt: Signal,
@@ -93,7 +93,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Listens from now on.
+    /// Begins to handle the signals.
     pub(super) fn listen() -> Result<Self, Failure> {
         let all = || -> io::Result<Self> {
             Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
@@ -101,7 +101,7 @@ impl Signals {
         all().map_err(deaf)
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
@@ -110,12 +110,12 @@ impl Signals {
     }
 }
 
-/// How many files the process may have open at once.
+/// The number of files that the process may have open at once.
 fn open_files() -> usize {
     getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX)
 }
 
-/// Lets the process open as many files as the system allows it: each connection is one.
+/// Raises the limit of open files as far as the system allows: each connection is one.
 pub(super) fn raise_open_files() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {

@@ -1,9 +1,9 @@
-//! What kind of tracker is it? Told by what each says of itself to everybody: its settings, its health, its API's version,
-//! and, once its key was tried, the limits in its answer. Nothing here needs a token, and nothing is stored there.
+//! Recognises the kind of a tracker by what it tells everybody: its settings, its health, the version of its API, and, once its key was
+//! tried, the limits in its answer. None of these requests needs a token or stores anything.
 //!
-//! Rule: no guess without an answer. A request that fails says nothing of the tracker, so nothing is concluded from it.
+//! Rule: no guess without an answer. A failed request says nothing about the tracker, so nothing is concluded from it.
 //!
-//! In this order, because GlitchTip imitates Sentry's API, and Relay passes on to Sentry what it does not know.
+//! The order matters: GlitchTip imitates Sentry's API, and Relay passes requests that it does not know to Sentry.
 
 use http::{HeaderMap, Method, Uri};
 use serde_json::Value;
@@ -13,16 +13,16 @@ use crate::protocol::dsn::Dsn;
 
 use super::asker::{Asker, Silence};
 
-/// There was no answer that tells anything.
+/// Why the tracker could not be asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum NoAnswer {
-    /// None at all.
+    /// There was no answer.
     Silent(Silence),
-    /// A server in trouble, which may answer otherwise when it is well.
+    /// The server is in trouble, and may answer differently when it is well.
     Trouble,
 }
 
-/// The kind of the tracker behind a DSN, as far as it can be told without a key; `None` is another one.
+/// The kind of the tracker behind a DSN, as far as it can be told without a key; `None` if it is another one or does not tell.
 pub(super) async fn kind(http: &Asker, dsn: &Dsn) -> Result<Option<Kind>, NoAnswer> {
     if is_sentrys_own(dsn.authority().host()) {
         return Ok(Some(Kind::Sentry));
@@ -38,12 +38,11 @@ pub(super) async fn kind(http: &Asker, dsn: &Dsn) -> Result<Option<Kind>, NoAnsw
         // getsentry/sentry, `src/sentry/api/endpoints/index.py`.
         Ok::<_, NoAnswer>((told(http, dsn, "/api/0/").await?["version"] == "0").then_some(Kind::Sentry))
     };
-    // It is no GlitchTip, whatever it is.
+    // The tracker is no GlitchTip, so that a failure here is harmless.
     Ok(kind.await.unwrap_or_default())
 }
 
-/// The kind that an answer's `X-Sentry-Rate-Limits` tells: Bugsink's way of saying that it stores no such things (bugsink,
-/// `ingest/views.py`).
+/// The kind that an answer's `X-Sentry-Rate-Limits` tells: Bugsink says so that it stores no such items (bugsink, `ingest/views.py`).
 pub(super) fn kind_by_limits(limits: &str) -> Option<Kind> {
     limits.contains("86400:transaction;span:organization").then_some(Kind::Bugsink)
 }
@@ -52,7 +51,7 @@ fn is_sentrys_own(host: &str) -> bool {
     host == "sentry.io" || host.ends_with(".sentry.io")
 }
 
-/// The JSON at a path of the tracker: null for an answer that is none.
+/// The JSON at a path of the tracker; null for an answer without JSON or success.
 async fn told(http: &Asker, dsn: &Dsn, path: &str) -> Result<Value, NoAnswer> {
     let address = Uri::builder().scheme(dsn.scheme().clone()).authority(dsn.authority().clone());
     let address = address.path_and_query(format!("{}{path}", dsn.prefix())).build().map_err(|_| NoAnswer::Trouble)?;
@@ -60,13 +59,13 @@ async fn told(http: &Asker, dsn: &Dsn, path: &str) -> Result<Value, NoAnswer> {
     if answer.status.is_server_error() {
         return Err(NoAnswer::Trouble);
     }
-    // What is cut off, because it is larger, is none of these.
+    // An answer that was cut off because of its size is none of these.
     Ok(serde_json::from_str(&answer.text).ok().filter(|_| answer.status.is_success()).unwrap_or_default())
 }
 
-/// What to write into the file, when the tracker is something else than it is said to be there.
+/// The suggested line of the file, if the tracker is of another kind than is written there.
 pub(super) fn suggestion(upstream: &str, written: Kind, found: Kind) -> Option<String> {
-    // They behave alike, and the one stands before the other.
+    // Both behave alike: a Relay stands before a Sentry.
     let alike = |kind| matches!(kind, Kind::Sentry | Kind::Relay);
     if written == found || (alike(written) && alike(found)) {
         return None;
@@ -80,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_already_is_not_suggested() {
+    fn a_kind_that_the_file_has_is_not_suggested() {
         assert_eq!(suggestion("a", Kind::Bugsink, Kind::Bugsink), None);
         assert_eq!(suggestion("a", Kind::Sentry, Kind::Relay), None);
         let expected = "a looks like glitchtip: write kind = \"glitchtip\" under [upstreams.a]";
@@ -89,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn sentrys_own_hosts_are_known_by_name() {
+    fn hosts_of_sentry_saas_are_known_by_name() {
         for (host, own) in [
             ("sentry.io", true),
             ("o1.ingest.us.sentry.io", true),

@@ -1,4 +1,4 @@
-//! Who shares the journal, as `switchyard status` shows it.
+//! The relays that share the journal, as `switchyard status` shows them.
 
 use crate::clock::Timestamp;
 use crate::telemetry::status::{RelayStatus, StandbyStatus, Status};
@@ -6,7 +6,7 @@ use crate::telemetry::words;
 
 use super::terminal::{Tone, harmless, tint};
 
-/// A line for each relay and each standby; nothing where one machine has the journal.
+/// A line for each relay and standby; `None` for a journal in a file.
 pub(super) fn render(status: &Status) -> Option<String> {
     let relays = status.journal.relays.iter().map(|relay| of_relay(status.now, relay));
     let lines: Vec<String> = relays.chain(status.journal.standbys.iter().map(of_standby)).collect();

@@ -30,14 +30,14 @@ pub(super) struct Args {
 pub(super) fn run(located: &Located, args: &Args) -> Result<(), Failure> {
     args.logging.start(Streams::Split, "info");
     process::raise_open_files();
-    // Now, as long as this is the only thread: it reads and clears the environment.
+    // Now, while this is the only thread: the call reads and clears the environment.
     let listeners = Listeners::inherit()
         .map_err(|error| Failure::new(Exit::Unavailable, format_args!("systemd's sockets cannot be used: {error}")))?;
     process::block_on_many(until_told(located, listeners))
 }
 
 async fn until_told(located: &Located, listeners: Listeners) -> Result<(), Failure> {
-    // Before anything that takes a moment, so that none of them ends a process which is only starting.
+    // First of all, so that no signal ends a process that is still starting.
     let (hangup, mut signals) = (process::hangup()?, Signals::listen()?);
     let loaded = located.load()?;
     for warning in loaded.warnings.iter() {

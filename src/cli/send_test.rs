@@ -1,7 +1,7 @@
-//! `switchyard send-test`: sends one marked event through the front door, and shows when each upstream took it.
+//! `switchyard send-test`: sends one marked event to the public listener, and shows when each upstream took it.
 //!
-//! The daemon counts items; it does not tell events apart. While this event is the only one of its project and category under
-//! way, the counts prove it. Under traffic they are a good guess, and are called one.
+//! The daemon counts items and does not track single events. While this event is the only one of its project and category under way, the
+//! counts prove that it was taken. Under traffic they make it likely, and the output says so.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,11 +29,11 @@ use super::process;
 use super::stored::{Place, Stored};
 use super::terminal::{self, Tone, harmless, right, table, tinted};
 
-/// How long the upstreams may take.
+/// How long the upstreams may take to take the event, and then to store it.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// How often the daemon is asked.
+/// The pause between two looks at the status.
 const EACH: Duration = Duration::from_millis(20);
-/// What an event counts as.
+/// The category of the event.
 const CATEGORY: &str = "error";
 
 /// Sends one marked event through the relay and says when each upstream took it
@@ -50,37 +50,37 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// What became of the event.
+/// The outcome of a test event.
 #[derive(Debug, Serialize)]
 struct Outcome {
     event_id: EventId,
     project: Arc<str>,
-    /// From sending to the relay's answer.
+    /// The time from sending to the relay's answer, in milliseconds.
     accepted_ms: u64,
     upstreams: Vec<Arrival>,
 }
 
-/// What became of it at one upstream.
+/// The outcome at one upstream.
 #[derive(Debug, Serialize)]
 struct Arrival {
     upstream: Arc<str>,
     result: Taken,
-    /// From sending to when it was seen to have been taken.
+    /// The time from sending until it was seen to be taken, in milliseconds.
     within_ms: Option<u64>,
-    /// Whether it stores it, where its API may be asked.
+    /// Whether the upstream stores the event; `None` if its API was not asked.
     stored: Option<Stored>,
-    /// From sending to when it was seen to be stored, or the wait was over.
+    /// The time from sending until it was seen to be stored or the wait ended, in milliseconds.
     stored_ms: Option<u64>,
     explanation: String,
 }
 
 impl Arrival {
-    /// Whether it did not come, or was taken and is not stored.
+    /// Whether the event was not taken, or was taken and is not stored.
     fn is_bad(&self) -> bool {
         self.result == Taken::No || self.stored == Some(Stored::No)
     }
 
-    /// Waits until what was taken is stored, where that may be asked.
+    /// Waits until an event that was taken is stored, if the upstream's API can be asked.
     async fn wait(&mut self, config: &Config, project: &str, id: EventId, until: Instant, began: Instant) {
         if !matches!(self.result, Taken::Yes | Taken::MostLikely) {
             return;
@@ -98,17 +98,17 @@ impl Arrival {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Taken {
-    /// It did.
+    /// The upstream took it.
     Yes,
-    /// As many were taken as were on their way, this one among them unless a later one overtook it.
+    /// As many were taken as were under way. This event is among them, unless a later one overtook it.
     MostLikely,
-    /// It did not in time.
+    /// The upstream did not take it in time.
     No,
-    /// It gets nothing now, because the mirror is off, or its section `shadow` leaves it out.
+    /// The upstream gets no such event: the mirror is off, or its `shadow` section leaves it out.
     NotMeant,
 }
 
-/// Sends and looks.
+/// Sends the event and watches it.
 pub(super) fn send_test(located: &Located, args: &Args) -> Result<(), Failure> {
     let config = located.load()?.config;
     let door = FrontDoor::choose(&config, args.project.as_deref())?;
@@ -136,7 +136,7 @@ pub(super) fn send_test(located: &Located, args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// Where services of a project send to.
+/// The public address of a project.
 struct FrontDoor {
     project: Arc<str>,
     address: SocketAddr,
@@ -171,7 +171,7 @@ impl FrontDoor {
         let Self { address, scheme, path, key, .. } = self;
         let failure = |exit, why: String| Failure::new(exit, format_args!("the test event was not accepted: {why}"));
         let http = Client::builder().no_proxy().redirect(Policy::none()).tls_certs_only([]).timeout(DEADLINE);
-        // The certificate is our own and made out to a name; what is asked is an address of our own.
+        // The certificate is this relay's own and names a host, while the request goes to an address of this machine.
         let http = http
             .tls_danger_accept_invalid_certs(true)
             .build()
@@ -194,7 +194,7 @@ impl FrontDoor {
     }
 }
 
-/// Asks the daemon until every upstream took the event, or the time is over.
+/// Polls the daemon until every upstream took the event, or the time is over.
 async fn observe(
     admin: &AdminClient,
     config: &Config,
@@ -203,7 +203,7 @@ async fn observe(
     began: Instant,
 ) -> Result<Vec<Arrival>, Failure> {
     let first = admin.status().await.map_err(|silence| admin.failure(silence))?;
-    // The file may be ahead of the daemon, or behind: who gets what is decided by the primary in force.
+    // The file may differ from what the daemon uses: the primary in force decides who gets the event.
     let mut routing = config.routing();
     (routing.primary, routing.mirror) = (first.primary.as_str().into(), first.mirror);
     let route = routing.project(project).map(|project| routing.route(project)).unwrap_or_default();
@@ -232,17 +232,17 @@ async fn observe(
     Ok(watched.into_iter().map(|watched| watched.end(&status)).chain(withheld).collect())
 }
 
-/// What is known of the event at one upstream.
+/// The state of the event at one upstream.
 struct Watched {
     upstream: Arc<str>,
     result: Taken,
     is_dropped: bool,
     within_ms: Option<u64>,
-    /// Settled before the event was sent.
+    /// Items dropped before the event was sent.
     dropped_before: u64,
-    /// What of that it was spared as a shadow.
+    /// Of these, the items withheld from the upstream as a shadow.
     spared_before: u64,
-    /// Accepted up to and with the event, and taken up again before it.
+    /// Items accepted up to and including the event, and those returned to the backlog before it.
     accepted: u64,
 }
 

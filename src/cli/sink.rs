@@ -1,4 +1,4 @@
-//! `switchyard sink`: a stand-in upstream in a terminal, one line for each item that arrives.
+//! `switchyard sink`: a stand-in upstream in a terminal, which shows a line for each item.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::failure::{Exit, Failure};
 use super::process::{self, Signals};
 use super::terminal::{self, Tone, tint};
 
-/// How long requests under way may take when stopping.
+/// How long requests may take to finish when stopping.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs a stand-in upstream that shows what arrives, one line for each item
@@ -45,7 +45,7 @@ fn status(text: &str) -> Result<StatusCode, String> {
     status.ok_or_else(|| "an HTTP status between 200 and 599".to_owned())
 }
 
-/// Runs it until it is told to stop.
+/// Runs the stand-in until a signal ends it.
 pub(super) fn sink(args: &Args) -> Result<(), Failure> {
     process::block_on_many(async {
         let mut signals = Signals::listen()?;
@@ -90,12 +90,12 @@ async fn show(sink: &Sink, json: bool) -> Result<(), Failure> {
     }
 }
 
-/// An arrival in one line: time, who, project, type, event id, size, words.
+/// An arrival in one line: time, stand-in, project, type, event id, size, summary.
 pub(super) fn line(arrival: &Arrival) -> String {
     let at = arrival.at.to_string();
-    // The time of day is enough on a terminal.
+    // A terminal needs only the time of day.
     let time = at.split_once('T').map_or(at.as_str(), |(_, time)| time);
-    // Whole seconds have no milliseconds; the columns stay where they are.
+    // A whole second is written without milliseconds; added zeros keep the columns aligned.
     let time = if time.contains('.') { time.to_owned() } else { time.replace('Z', ".000Z") };
     let id = arrival.event_id.as_deref().unwrap_or("-");
     let answer = if arrival.answer == 200 { String::new() } else { format!(" -> {}", arrival.answer) };

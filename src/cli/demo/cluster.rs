@@ -1,7 +1,7 @@
-//! `switchyard demo --cluster`: three relays that share one journal in PostgreSQL, a switch that is live at all, and a relay that is
-//! killed with work in hand.
+//! `switchyard demo --cluster`: three relays that share one journal in PostgreSQL, a switch that takes effect at all of them, and a relay
+//! that is killed while it has records in hand.
 //!
-//! Each relay is a process of its own, by the same program, so that it can be killed as the kernel kills. Everything is asked over
+//! Each relay is a process of its own, started from this program, so that it can be killed with SIGKILL. The demo asks them over their
 //! listeners, as anybody would.
 
 use std::path::{Path, PathBuf};
@@ -25,14 +25,14 @@ use super::watch::{
 };
 
 const NAMES: [&str; 3] = ["relay-1", "relay-2", "relay-3"];
-/// How long a relay may take to start, and how often it is started: one whose database does not answer ends, and systemd would start it
-/// again, too.
+/// How long a relay may take to start, and how often it is started: a relay whose database does not answer ends, and systemd would restart
+/// it, too.
 const START: Duration = Duration::from_secs(15);
 const STARTS: usize = 4;
-/// How long the others may take for what a dead relay had: it is taken for dead after 15 seconds.
+/// How long the others may take to deliver a dead relay's records. A relay counts as dead after 15 seconds.
 const MOVED: Duration = Duration::from_secs(45);
 
-/// One of the relays.
+/// A relay of the demo.
 #[derive(Debug)]
 struct Relay {
     name: &'static str,
@@ -44,7 +44,7 @@ struct Relay {
     running: Option<Guarded>,
 }
 
-/// All who play in it, in the order in which they leave.
+/// The parts of the demo, in the order in which they are dropped.
 #[derive(Debug)]
 struct Cluster {
     relays: [Relay; 3],
@@ -54,7 +54,7 @@ struct Cluster {
     _folder: Folder,
 }
 
-/// Plays the story, and, unless it is to `exit`, stays until it is dropped.
+/// Plays the demo. Unless `exit` is set, it then stays until it is dropped.
 pub(super) async fn play(exit: bool) -> Result<(), Failure> {
     let mut cluster = Cluster::start().await?;
     cluster.introduce()?;
@@ -80,7 +80,7 @@ impl Relay {
         let home = folder.join(name);
         std::fs::create_dir(&home).map_err(|error| Failure::file(&home, "created", &error))?;
         let (relay, admin, config) = (ports.address()?, ports.address()?, home.join("config.toml"));
-        // One server commits alone: in production a standby confirms each commit.
+        // A single server commits alone; in production a standby confirms each commit.
         let journal = format!(
             "url = {:?}\ndurability = \"single\"   # one server, no standby\nnode = \"{name}\"\nspill_path = {:?}",
             server.url,
@@ -93,13 +93,13 @@ impl Relay {
         Ok(Self { name, config, log, dsn, admin, traffic, running: None })
     }
 
-    /// Starts it, and waits until it takes envelopes.
+    /// Starts the relay, and waits until it accepts envelopes.
     async fn start(&mut self) -> Result<(), Failure> {
         let program = std::env::current_exe();
         let program = program.map_err(|error| Failure::new(Exit::Internal, format_args!("no program: {error}")))?;
         let config = self.config.display().to_string();
         for _ in 0..STARTS {
-            // First the one before, whose place it takes.
+            // The earlier process ends first, because the new one takes its place.
             self.running = None;
             self.running = Some(Guarded::start(&program, &["run", "--config", &config], "KILL", None, &self.log)?);
             let began = Instant::now();
@@ -197,7 +197,7 @@ impl Cluster {
         say(format_args!("  {name}  is back"))
     }
 
-    /// The relay that has most in hand, and how much that is.
+    /// The relay that has the most records in hand, and their number.
     async fn busiest(&self) -> Result<(usize, u64), Failure> {
         let leases = |status: &Status| {
             let of =
@@ -242,7 +242,7 @@ impl Cluster {
     }
 }
 
-/// How long the slowest answer took.
+/// The time of the slowest answer.
 fn slowest(sent: &[Sent]) -> String {
     let slowest = sent.iter().map(|sent| sent.took).max().unwrap_or_default();
     format!("the slowest 200 took {}", millis(slowest))

@@ -1,7 +1,7 @@
-//! A child process that ends when this process ends, however that happens.
+//! A child process that ends when this process ends, in whatever way.
 //!
-//! Rule: a shell starts the child and reads its own standard input, whose other end is here. That end closes with the value, or
-//! with this process even when it is killed. Then the shell ends the child and waits for it.
+//! Rule: a shell starts the child and then reads its standard input, whose other end is here. That end closes when the value is dropped, or
+//! with this process, even if it is killed. The shell then ends the child and waits for it.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
@@ -10,14 +10,14 @@ use std::process::{Child, Command, Stdio};
 
 use crate::cli::failure::{Exit, Failure};
 
-/// What the shell does with the signal's name and the command line.
+/// The shell's script; its arguments are the name of the signal and the command line.
 const GUARD: &str = r#"signal=$1; shift; "$@" & child=$!; read -r _; kill -s "$signal" "$child"; wait "$child""#;
 
-/// A running process, ended with this value.
+/// A running process, which ends when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Guarded(Child);
 
-/// Who a process runs as, when not as ourselves.
+/// The user that a process runs as, if not this one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct User {
     pub(super) uid: u32,
@@ -25,7 +25,7 @@ pub(super) struct User {
 }
 
 impl Guarded {
-    /// Starts `program`, which `signal` will end; what it says goes to the file `log`.
+    /// Starts `program`, which `signal` will end. Its output goes to the file `log`.
     pub(super) fn start(
         program: &Path,
         arguments: &[&str],
@@ -38,7 +38,7 @@ impl Guarded {
         let errors = out.try_clone().map_err(|error| Failure::file(log, "opened", &error))?;
         let mut shell = Command::new("sh");
         shell.args(["-c", GUARD, "sh", signal]).arg(program).args(arguments);
-        // Ctrl-C is for this process alone, which ends the others in its order. What systemd told us is not for them.
+        // Ctrl-C is for this process alone, which ends the others in order. The messages to systemd are this process's alone, too.
         shell.process_group(0).current_dir("/").env_remove("NOTIFY_SOCKET");
         if let Some(User { uid, gid }) = user {
             shell.uid(uid).gid(gid);
@@ -51,12 +51,12 @@ impl Guarded {
 impl Drop for Guarded {
     fn drop(&mut self) {
         drop(self.0.stdin.take());
-        // It ends with what it guards.
+        // The shell ends after the process that it guards.
         drop(self.0.wait());
     }
 }
 
-/// The last lines of a log.
+/// The last eight lines of a log.
 pub(super) fn last_words(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
@@ -69,7 +69,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn what_is_guarded_runs_until_the_guard_is_dropped() {
+    fn a_guarded_process_runs_until_the_guard_is_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         let script = "trap 'echo told; exit' TERM; echo runs; while :; do sleep 0.05; done";

@@ -1,7 +1,7 @@
-//! `switchyard demo`: the whole thing on this machine, with nothing to configure. A relay, two stand-in trackers, recorded traffic,
-//! a switch, an outage, and the proof that nothing was lost.
+//! `switchyard demo`: the whole product on this machine, with nothing to configure. A relay, two stand-in trackers, recorded traffic, a
+//! switch, an outage, and the proof that nothing was lost.
 //!
-//! The daemon is the real one, run in this process; everything is asked over its listeners, as anybody would.
+//! The daemon is the real one and runs in this process. The demo asks it over its listeners, as anybody would.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -54,7 +54,7 @@ pub(super) struct Args {
     logging: Logging,
 }
 
-/// Shows it.
+/// Plays the demo.
 pub(super) fn demo(args: &Args) -> Result<(), Failure> {
     args.logging.start(Streams::Error, "error");
     if args.cluster {
@@ -63,7 +63,7 @@ pub(super) fn demo(args: &Args) -> Result<(), Failure> {
         });
     }
     let folder = Folder::make(args.keep.as_deref())?;
-    // Before there are other threads; what systemd gave is not the demo's.
+    // Before other threads start. The sockets that systemd passed are not for the demo.
     let listeners = Listeners::inherit().map_err(|error| Failure::new(Exit::Internal, error))?;
     process::block_on_many(perform(args, &folder, listeners))
 }
@@ -103,10 +103,10 @@ async fn play(mut script: Script, ready: &CancellationToken, exit: bool) -> Resu
     show_arrivals(script.sinks()).await
 }
 
-/// What ends a demo before its end.
+/// The signals that end a demo early.
 struct Ends {
     signals: Signals,
-    /// Its terminal is closed.
+    /// The demo's terminal was closed.
     hangup: Signal,
 }
 
@@ -116,7 +116,7 @@ impl Ends {
     }
 }
 
-/// Plays to the end, or until it is told to end. One that is to `exit` has then not shown what it was to show.
+/// Plays until the end or until a signal. With `exit`, a signal is a failure: the demo has not shown everything.
 async fn until_told(
     Ends { mut signals, mut hangup }: Ends,
     play: impl Future<Output = Result<(), Failure>>,
@@ -125,7 +125,7 @@ async fn until_told(
     tokio::select! {
         outcome = play => return outcome,
         () = signals.next() => terminal::say("")?,
-        // There is no terminal any more to say something on.
+        // The terminal is gone, so nothing is printed.
         _ = hangup.recv() => {}
     }
     if exit { Err(watch::failed("it was told to end")) } else { Ok(()) }

@@ -1,4 +1,4 @@
-//! The demo's story, step by step. Each step does something, waits for what must follow, and says what it saw.
+//! The demo's story, step by step. Each step does something, waits for its effect, and says what it saw.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,12 +19,12 @@ use super::stage::Tracker;
 use super::traffic::{KEY, ROUND, Sent, Traffic};
 use super::watch::{DEADLINE, at_rest, balanced, eventually, failed, millis, say_all_received, step, wait_for_all};
 
-/// How long the outage lasts: long enough to be seen.
+/// The length of the outage: long enough to be seen.
 const OUTAGE: Duration = Duration::from_millis(800);
-/// The events sent during the outage.
+/// The number of events sent during the outage.
 const DURING_OUTAGE: usize = 10;
 
-/// The story and those who play in it.
+/// The story and its parts.
 #[derive(Debug)]
 pub(super) struct Script {
     config: PathBuf,
@@ -51,7 +51,7 @@ impl Script {
         self.trackers.each_ref().map(|tracker| &tracker.sink)
     }
 
-    /// The whole story.
+    /// Plays the whole story.
     pub(super) async fn play(&mut self) -> Result<(), Failure> {
         self.introduce()?;
         self.mirror().await?;
@@ -120,7 +120,7 @@ impl Script {
         self.drain(began).await
     }
 
-    /// Shows the backlog as it gets smaller.
+    /// Shows the backlog while it drains.
     async fn drain(&self, began: Instant) -> Result<(), Failure> {
         write("  glitchtip  backlog")?;
         let mut last = None;
@@ -150,7 +150,7 @@ impl Script {
         say(format_args!("  {}", tint(Tone::Good, "accepted - delivered - dropped - waiting = 0")))
     }
 
-    /// What there is to do now.
+    /// Shows what to try next.
     pub(super) fn invite(&self) -> Result<(), Failure> {
         let (config, program) = (as_word(&self.config), process::as_called());
         say(format_args!("\n{}", tint(Tone::Strong, "It keeps running; Ctrl-C ends it. In another terminal:")))?;
@@ -180,7 +180,7 @@ impl Script {
         self.admin.status().await.map_err(|silence| self.admin.failure(silence))
     }
 
-    /// Looks at the status until it is as it must become.
+    /// Polls the status until it is as it must become.
     async fn eventually(&self, what: &str, is: impl FnMut(&Status) -> bool) -> Result<Status, Failure> {
         eventually(&self.admin, what, is).await
     }

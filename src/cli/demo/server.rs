@@ -1,8 +1,7 @@
-//! A throw-away PostgreSQL server, started from the programs on this machine. For the demo of several relays, and for nothing
-//! else.
+//! A throw-away PostgreSQL server for the demo of several relays, started from the programs on this machine.
 //!
-//! Rules: it listens on the loopback interface and asks for a password, because others may be on this machine. PostgreSQL does
-//! not run as root: then it runs as the user that its package made. Dropping the value ends the server and removes its folder.
+//! Rules: it listens on the loopback interface and asks for a password, because other users may be on this machine. PostgreSQL refuses to
+//! run as root; the demo then runs it as the user that its package created. Dropping the value ends the server and removes its folder.
 
 use std::os::unix::fs::{OpenOptionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -20,9 +19,9 @@ use super::guarded::{Guarded, User, last_words};
 use super::stage::{Folder, Ports};
 use super::watch::EACH;
 
-/// How long it may take to be ready.
+/// How long the server may take to be ready.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Where packages put PostgreSQL, one folder a version: Debian's, PostgreSQL's own of Red Hat, and Homebrew's.
+/// Where packages install PostgreSQL, one folder a version: Debian's, PostgreSQL's own for Red Hat, and Homebrew's.
 const PLACES: [(&str, &str); 5] = [
     ("/usr/lib/postgresql", ""),
     ("/usr", "pgsql-"),
@@ -38,15 +37,15 @@ const NOT_AS_ROOT: &str =
 /// A running server.
 #[derive(Debug)]
 pub(super) struct Server {
-    /// Its database, as a configuration names it.
+    /// The address of its database.
     pub(super) url: String,
     _running: Guarded,
-    // Last: it goes when nobody writes there any more.
+    // Last, so that it is removed when the server no longer writes there.
     _folder: Folder,
 }
 
 impl Server {
-    /// Makes one and starts it.
+    /// Creates a server and starts it.
     pub(super) async fn start(ports: &mut Ports) -> Result<Self, Failure> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let found = programs(std::env::split_paths(&path).chain(installed()));
@@ -57,14 +56,14 @@ impl Server {
         let (address, log) = (ports.address()?, folder.path().join("log"));
         let port = address.port().to_string();
         let arguments = ["-D", &data, "-p", &port, "-h", "127.0.0.1", "-k", ""];
-        // SIGQUIT: at once, and without leaving anything behind.
+        // SIGQUIT ends it at once.
         let running = Guarded::start(&programs.join("postgres"), &arguments, "QUIT", user, &log)?;
         ready(&log).await?;
         Ok(Self { url: format!("postgres://relay:{password}@{address}/postgres"), _running: running, _folder: folder })
     }
 }
 
-/// Makes the server's files in a folder; where they are.
+/// Creates the server's files in a folder; returns the data folder.
 fn make(programs: &Path, user: Option<User>, folder: &Path, password: &str) -> Result<String, Failure> {
     let secret = folder.join("password");
     let file = std::fs::File::options().create_new(true).write(true).mode(0o600).open(&secret);
@@ -97,7 +96,7 @@ fn make(programs: &Path, user: Option<User>, folder: &Path, password: &str) -> R
     Ok(data)
 }
 
-/// Waits until the server takes connections.
+/// Waits until the server accepts connections.
 async fn ready(log: &Path) -> Result<(), Failure> {
     let began = Instant::now();
     while !std::fs::read_to_string(log).unwrap_or_default().contains("ready to accept connections") {
@@ -110,19 +109,19 @@ async fn ready(log: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The first of these folders that has all it takes.
+/// The first of these folders that has all the programs.
 fn programs(mut places: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
     places.find(|place| ["initdb", "postgres"].iter().all(|name| place.join(name).is_file()))
 }
 
-/// Where a package put programs, the newest version first.
+/// The program folders of installed packages, newest version first.
 fn installed() -> impl Iterator<Item = PathBuf> {
     let mut all: Vec<_> = PLACES.iter().flat_map(|(place, prefix)| versions(Path::new(place), prefix)).collect();
     all.sort_by(|(a, _), (b, _)| b.cmp(a));
     all.into_iter().map(|(_, path)| path)
 }
 
-/// The versions in a place of packages.
+/// The versions installed at a place, with their program folders.
 fn versions(place: &Path, prefix: &str) -> Vec<(u32, PathBuf)> {
     let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
     let version = |name: &str| name.strip_prefix(prefix)?.parse().ok();
@@ -130,13 +129,13 @@ fn versions(place: &Path, prefix: &str) -> Vec<(u32, PathBuf)> {
     found.collect()
 }
 
-/// The user that the package made.
+/// The user that the package created.
 fn postgres() -> Result<User, Failure> {
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     users.lines().find_map(user).ok_or_else(|| Failure::new(Exit::Unavailable, NOT_AS_ROOT))
 }
 
-/// The user of a line, when it is the one.
+/// The user of a line of `/etc/passwd`, if it is `postgres`.
 fn user(line: &str) -> Option<User> {
     let mut fields = line.strip_prefix("postgres:")?.split(':').skip(1);
     Some(User { uid: fields.next()?.parse().ok()?, gid: fields.next()?.parse().ok()? })
@@ -147,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_version_that_is_whole_is_taken() {
+    fn the_newest_complete_version_is_used() {
         let folder = tempfile::tempdir().unwrap();
         for (version, names) in [("9", &["initdb", "postgres"][..]), ("15", &["initdb", "postgres"]), ("17", &["psql"])]
         {
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_user_of_the_package_is_read_from_the_list_of_users() {
+    fn the_packages_user_is_read_from_the_list_of_users() {
         let User { uid, gid } =
             user("postgres:x:101:104:PostgreSQL administrator,,,:/var/lib/postgresql:/bin/bash").unwrap();
         assert_eq!((uid, gid), (101, 104));

@@ -1,4 +1,4 @@
-//! Where the demo takes place: a folder, ports on the loopback interface, a configuration, two stand-in trackers.
+//! The demo's surroundings: a folder, ports on the loopback interface, a configuration, two stand-in trackers.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -16,12 +16,12 @@ use crate::tasks::Tasks;
 
 use super::traffic::KEY;
 
-/// Ports below those from which systems take the near ends of connections.
+/// A range below the ports that systems assign to outgoing connections.
 const PORTS: std::ops::Range<u16> = 24_000..32_000;
 /// How long a tracker may take to go down.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A folder that goes away with this value, unless it is to be kept.
+/// A folder that is removed with this value, unless it is to be kept.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
@@ -29,18 +29,18 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// One of our own, whose name ends so.
+    /// A temporary folder whose name ends with `end`.
     pub(super) fn own(end: &str) -> Result<Self, Failure> {
         Self::at(std::env::temp_dir().join(format!("switchyard-demo-{}{end}", std::process::id())), false)
     }
 
-    /// The folder at `keep`, or one of our own.
+    /// The folder at `keep`, or a temporary one.
     pub(super) fn make(keep: Option<&Path>) -> Result<Self, Failure> {
         keep.map_or_else(|| Self::own(""), |path| Self::at(path.to_owned(), true))
     }
 
     fn at(path: PathBuf, keep: bool) -> Result<Self, Failure> {
-        // Nobody else may look into it, and one that is there already was made by somebody else.
+        // Nobody else may look into the folder, and an existing one belongs to somebody else.
         match DirBuilder::new().mode(0o700).create(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && keep => {
                 if !is_empty(&path) {
@@ -67,7 +67,7 @@ fn is_empty(path: &Path) -> bool {
 impl Drop for Folder {
     fn drop(&mut self) {
         if !self.keep {
-            // What cannot be removed is left in the folder for temporary files, where it belongs.
+            // Content that cannot be removed stays in the system's folder for temporary files.
             drop(std::fs::remove_dir_all(&self.path));
         }
     }
@@ -80,12 +80,12 @@ pub(super) struct Tracker {
     pub(super) sink: Sink,
     address: SocketAddr,
     running: Tasks,
-    /// What takes connections and answers nothing.
+    /// The listener that accepts connections and never answers, while the tracker is silent.
     silent: Option<std::net::TcpListener>,
 }
 
 impl Tracker {
-    /// Starts one.
+    /// Starts a tracker.
     pub(super) fn start(name: &'static str, ports: &mut Ports) -> Result<Self, Failure> {
         let listener = ports.listener()?;
         let address = listener.local_addr().map_err(no_port)?;
@@ -103,7 +103,7 @@ impl Tracker {
         Ok(())
     }
 
-    /// Takes it off the network: connections are refused.
+    /// Takes the tracker off the network: connections are refused.
     pub(super) async fn go_down(&self) -> Result<(), Failure> {
         match self.running.stop(PATIENCE).await {
             true => Ok(()),
@@ -111,14 +111,14 @@ impl Tracker {
         }
     }
 
-    /// Lets it take connections and answer nothing.
+    /// Makes the tracker accept connections and never answer.
     pub(super) async fn fall_silent(&mut self) -> Result<(), Failure> {
         self.go_down().await?;
         self.silent = Some(std::net::TcpListener::bind(self.address).map_err(no_port)?);
         Ok(())
     }
 
-    /// Brings it back.
+    /// Brings the tracker back.
     pub(super) async fn come_back(&mut self) -> Result<(), Failure> {
         self.silent = None;
         let listener = TcpListener::bind(self.address).await.and_then(TcpListener::into_std).map_err(no_port)?;
@@ -139,7 +139,7 @@ fn no_port(error: io::Error) -> Failure {
 pub(super) struct Ports(u16);
 
 impl Ports {
-    /// Begins somewhere else in each process, and further away than one needs.
+    /// Begins at a different port in each process, spaced further than one demo needs.
     pub(super) fn new() -> Self {
         let spread = std::process::id().wrapping_mul(16) % u32::from(PORTS.end - PORTS.start);
         Self(PORTS.start + u16::try_from(spread).unwrap_or(0))
@@ -157,13 +157,13 @@ impl Ports {
         Err(no_port(last))
     }
 
-    /// An address where nobody listens now.
+    /// An address at which nobody listens now.
     pub(super) fn address(&mut self) -> Result<SocketAddr, Failure> {
         self.listener()?.local_addr().map_err(no_port)
     }
 }
 
-/// The demo's configuration, as a person would write it, with these lines about its journal.
+/// The demo's configuration, as a person would write it. `journal` holds the lines of its section.
 pub(super) fn config(journal: &str, relay: SocketAddr, admin: SocketAddr, trackers: &[Tracker; 2]) -> String {
     let [sentry, glitchtip] = trackers;
     format!(
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_goes_away_unless_it_is_to_be_kept() {
+    fn a_folder_is_removed_unless_it_is_to_be_kept() {
         let around = tempfile::tempdir().unwrap();
         let kept = around.path().join("kept");
         drop(Folder::make(Some(&kept)).unwrap());
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_configuration_is_fit_for_use() {
+    async fn the_demos_configuration_is_valid() {
         let mut ports = Ports::new();
         let trackers = ["sentry", "glitchtip"].map(|name| Tracker::start(name, &mut ports).unwrap());
         let (relay, admin) = (ports.address().unwrap(), ports.address().unwrap());

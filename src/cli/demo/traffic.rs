@@ -1,4 +1,4 @@
-//! What the demo sends: requests recorded from real SDKs, each time under an event id of its own.
+//! The requests that the demo sends: recorded from real SDKs, each sent under a new event id.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::cli::failure::{Exit, Failure};
 use crate::protocol::envelope::Envelope;
 use crate::protocol::event_id::EventId;
 
-/// The key that the recorded clients had: the demo's project has it, too, so that they are sent as they were.
+/// The key that the recorded clients used. The demo's project has it, so that the requests are sent unchanged.
 pub(super) const KEY: &str = "a1b2c3d4e5f60718293a4b5c6d7e8f90";
-/// How long an answer may take.
+/// The timeout of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A recorded request.
@@ -23,7 +23,7 @@ struct Recorded {
     body: &'static [u8],
 }
 
-/// The recorded requests, in the order in which they are sent, again and again.
+/// The recorded requests, in the order in which they are sent over and over.
 const RECORDED: [Recorded; ROUND] = [
     Recorded {
         client: "@sentry/node 10.24.0",
@@ -47,7 +47,7 @@ const RECORDED: [Recorded; ROUND] = [
     },
 ];
 
-/// How many there are.
+/// The number of recorded requests.
 pub(super) const ROUND: usize = 4;
 
 /// A request that was answered with 200.
@@ -55,15 +55,15 @@ pub(super) const ROUND: usize = 4;
 pub(super) struct Sent {
     /// The event's id, 32 hex digits.
     pub(super) id: String,
-    /// Who would have sent it.
+    /// The SDK that the request was recorded from.
     pub(super) client: &'static str,
-    /// What it is.
+    /// What the event is about.
     pub(super) what: &'static str,
     /// How long the answer took.
     pub(super) took: Duration,
 }
 
-/// Sends what was recorded, through the front door.
+/// Sends the recorded requests to the relay's public listener.
 #[derive(Debug)]
 pub(super) struct Traffic {
     http: Client,
@@ -110,7 +110,7 @@ fn auth(client: &str) -> String {
     format!("Sentry sentry_version=7, sentry_client={client}, sentry_key={KEY}")
 }
 
-/// The recorded envelope under a new event id: every mention of the old one, with hyphens or without, is replaced; all lengths stay.
+/// The recorded envelope under a new event id. Every mention of the old id, with or without hyphens, is replaced; all lengths stay.
 fn renewed(body: &'static [u8]) -> Result<(String, Bytes), String> {
     let envelope = Envelope::parse(Bytes::from_static(body)).map_err(|error| error.to_string())?;
     let old = envelope.event_id().ok_or("the recorded envelope has no event id")?;

@@ -1,4 +1,4 @@
-//! What the demos look for: what reached a tracker, what a relay tells, and how long it took to be so.
+//! What the demos check: what reached a tracker, what a relay reports, and how long it took.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::telemetry::status::{Status, UpstreamStatus};
 use super::stage::Tracker;
 use super::traffic::Sent;
 
-/// How long anything that must follow may take.
+/// How long anything that must happen may take.
 pub(super) const DEADLINE: Duration = Duration::from_secs(12);
-/// How often is looked.
+/// The pause between two checks.
 pub(super) const EACH: Duration = Duration::from_millis(10);
 
 /// Begins a step of a story.
@@ -25,7 +25,7 @@ pub(super) fn step(number: usize, what: &str) -> Result<(), Failure> {
     say(format_args!("\n{}", tint(Tone::Strong, format_args!("{number}. {what}"))))
 }
 
-/// What ends a demo that shows something else than it should.
+/// The failure of a demo that does not show what it should.
 pub(super) fn failed(what: &str) -> Failure {
     Failure::new(Exit::Negative, format_args!("the demo did not go as it should: {}", what.trim()))
 }
@@ -47,7 +47,7 @@ pub(super) async fn wait_for_all(tracker: &Tracker, sent: &[Sent], deadline: Dur
     }
 }
 
-/// Says how many of the events a tracker has; how many came more than once.
+/// Says how many of the events a tracker has. Returns how many it got more than once; a missing one is a failure.
 pub(super) fn say_all_received(tracker: &Tracker, sent: &[Sent]) -> Result<usize, Failure> {
     let received = received(&tracker.sink);
     let missing = sent.iter().filter(|sent| !received.contains_key(&sent.id)).count();
@@ -61,7 +61,7 @@ pub(super) fn say_all_received(tracker: &Tracker, sent: &[Sent]) -> Result<usize
     Ok(twice)
 }
 
-/// Looks at a relay's status until it is as it must become.
+/// Polls a relay's status until it is as it must become.
 pub(super) async fn eventually(
     admin: &AdminClient,
     what: &str,
@@ -80,7 +80,7 @@ pub(super) async fn eventually(
     }
 }
 
-/// Whether nothing waits, and as much was delivered as accepted.
+/// Whether nothing waits, and everything that was accepted was delivered.
 pub(super) fn at_rest(status: &Status) -> bool {
     let is_at_rest = |upstream: &UpstreamStatus| {
         upstream.backlog.envelopes == 0 && upstream.accounts.iter().all(|account| account.delivered == account.accepted)
@@ -88,7 +88,7 @@ pub(super) fn at_rest(status: &Status) -> bool {
     status.upstreams.iter().all(is_at_rest)
 }
 
-/// Checks that a relay's books balance.
+/// Checks that a relay's accounts balance.
 pub(super) fn balanced(status: &Status) -> Result<(), Failure> {
     match status.difference {
         0 => Ok(()),
@@ -123,7 +123,7 @@ fn received(sink: &Sink) -> BTreeMap<String, usize> {
     times
 }
 
-/// A time as it is told.
+/// A length of time in words.
 pub(super) fn millis(length: Duration) -> String {
     match length.as_millis() {
         ms @ 0..=9999 => format!("{ms} ms"),

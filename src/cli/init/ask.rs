@@ -1,7 +1,7 @@
-//! What `init` asks a person at a terminal, for what no flag says.
+//! The questions of `init` at a terminal, for what no flag says.
 //!
-//! Rules: Enter answers each question, and leaves the file as it would be without the question. A token is not shown while it is
-//! typed. An answer means the same as its flag.
+//! Rules: Enter answers each question, and leaves the file as it would be without the question. A token is not shown while it is typed. An
+//! answer means the same as its flag.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _};
@@ -17,17 +17,17 @@ use crate::units::Period;
 
 use super::{Args, Given};
 
-/// Enter at the question for services.
+/// The default answer to the question for services.
 const EVERY: &str = "every project";
-/// Enter at the question for canaries.
+/// The default answer to the question for canaries.
 const NEVER: &str = "never";
 
-/// Whether somebody can answer.
+/// Whether a person at a terminal can answer.
 pub(super) fn is_attended() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
-/// Asks for what the flags leave open.
+/// Asks for the options that no flag gives.
 pub(super) fn complete(args: &Args, given: &[Given]) -> Result<Args, Failure> {
     let mut args = args.clone();
     if args.listen.is_empty() {
@@ -57,7 +57,7 @@ pub(super) fn complete(args: &Args, given: &[Given]) -> Result<Args, Failure> {
     Ok(args)
 }
 
-/// The token of an upstream, and what it calls its projects. Without a name that it needs, it is not asked.
+/// Asks for an upstream's token and its names of projects. If a needed name is left out, neither is set.
 fn ask_for_api(args: &mut Args, one: &Given, given: &[Given]) -> Result<(), Failure> {
     let (upstream, wants_a_name) = (&one.upstream, one.kind().is_some_and(wants_a_name));
     let scopes = if wants_a_name { " with the scopes event:read and project:read" } else { "" };
@@ -100,7 +100,7 @@ fn is_place(text: &str) -> bool {
     })
 }
 
-/// A list of addresses, with commas between them.
+/// Asks for a list of addresses, separated by commas; empty for the default.
 fn list(question: &str, usual: &str) -> Result<Vec<SocketAddr>, Failure> {
     let read = |said: &str| parts(said).map(SocketAddr::from_str).collect::<Result<Vec<_>, _>>();
     let check = |said: &str| match read(said) {
@@ -108,7 +108,7 @@ fn list(question: &str, usual: &str) -> Result<Vec<SocketAddr>, Failure> {
         _ => Err("write an address and a port, as in 127.0.0.1:8484".to_owned()),
     };
     let said = text(question, usual, check)?;
-    // What is the default needs no line.
+    // The default needs no line in the file.
     Ok(if said == usual { vec![] } else { read(&said).unwrap_or_default() })
 }
 
