@@ -1,4 +1,4 @@
-//! Talking to a running daemon over its admin listener.
+//! The client of a running daemon's admin listener.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -17,17 +17,17 @@ use crate::units::Period;
 use super::failure::{Exit, Failure};
 use super::locate::Contact;
 
-/// How long an answer may take: the daemon is near.
+/// The timeout of a short request: the daemon is near.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long one may take that means work, or many bytes, of a daemon that answers other questions meanwhile.
+/// The timeout of a request that takes work or returns many bytes, while the daemon still answers short ones.
 const LONG: Duration = Duration::from_secs(120);
-/// How long it is waited for without asking anything else.
+/// The pause before each check that the daemon still answers.
 const AWHILE: Duration = Duration::from_millis(500);
 
-/// What a daemon answers where it has nothing, as one of another version may.
+/// What a daemon answers to an unknown path, as one of another version may.
 const NO_PAGE: &str = "no such page\n";
 
-/// A daemon's admin listener.
+/// The client of one daemon.
 #[derive(Clone, Debug)]
 pub(super) struct AdminClient {
     http: Client,
@@ -37,36 +37,36 @@ pub(super) struct AdminClient {
 /// A switch that is about to be made by editing the file.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Announcement<'a> {
-    /// The upstream that is to be the primary.
+    /// The upstream that becomes the primary.
     pub(super) to: &'a str,
-    /// Why.
+    /// The reason for the switch.
     pub(super) reason: Option<&'a str>,
-    /// Who.
+    /// The person who switches.
     pub(super) author: Option<&'a str>,
-    /// That the file is edited by us.
+    /// Whether the sender edits the file itself. If not, the daemon makes the switch.
     pub(super) announced: bool,
 }
 
-/// Why a daemon gave no answer that can be used.
+/// Why a daemon gave no usable answer.
 #[derive(Debug)]
 pub(super) enum Silence {
-    /// Nobody listens there.
+    /// Nobody listens at the address.
     Unreachable(String),
-    /// It does not answer in time.
+    /// The daemon does not answer in time.
     Late,
-    /// It says in its own words that there is no such thing to ask for.
+    /// The daemon knows no such thing; its words.
     Misasked(String),
-    /// It wants a token, or another one.
+    /// The daemon demands a token, or another one.
     Unauthorized,
-    /// It answered something else: with its own words.
+    /// The daemon refuses or fails; its words.
     Refused(String),
-    /// What answers is no switchyard: what it answers.
+    /// Another server answers; its answer.
     Stranger(String),
 }
 
 impl AdminClient {
     pub(super) fn new(contact: Contact) -> Result<Self, Failure> {
-        // Plain http to one known address: no proxy, no redirects, and no certificate authorities to be looked for.
+        // Plain HTTP to one known address: no proxy, no redirects, and no search for certificate authorities.
         let http = Client::builder()
             .no_proxy()
             .redirect(Policy::none())
@@ -78,12 +78,12 @@ impl AdminClient {
         Ok(Self { http, contact })
     }
 
-    /// The address asked.
+    /// The URL of a path.
     pub(super) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.contact.address)
     }
 
-    /// The status, and as the text it came in.
+    /// The status, and the text that it was read from.
     pub(super) async fn status_and_text(&self) -> Result<(Status, String), Silence> {
         let answer = self.ask(self.http.get(self.url("/api/status"))).await?;
         let text = answer.text().await.map_err(silence)?;
@@ -94,7 +94,7 @@ impl AdminClient {
         Ok((status, text))
     }
 
-    /// The report of a time on a candidate, and as the text it came in.
+    /// The report on a candidate, and the text that it was read from.
     pub(super) async fn report_and_text(
         &self,
         since: Option<Period>,
@@ -102,7 +102,7 @@ impl AdminClient {
     ) -> Result<(Report, String), Silence> {
         let since = since.map(|since| ("since", since.to_string()));
         let query: Vec<_> = since.into_iter().chain(candidate.map(|name| ("candidate", name.to_owned()))).collect();
-        // It may take a while: up to a million envelopes are compared.
+        // The report may take a while: it compares up to a million envelopes.
         let url = Url::parse_with_params(&self.url("/api/report"), &query)
             .map_err(|error| Silence::Unreachable(error.to_string()))?;
         let request = self.http.get(url).timeout(LONG);
@@ -117,7 +117,7 @@ impl AdminClient {
         self.status_and_text().await.map(|(status, _)| status)
     }
 
-    /// The status, in which an upstream of this name has to be.
+    /// The status; fails if it has no upstream of this name.
     pub(super) async fn status_with(&self, upstream: &str) -> Result<Status, Failure> {
         let status = self.status().await.map_err(|silence| self.failure(silence))?;
         let mut names = status.upstreams.iter().map(|upstream| upstream.name.as_str());
@@ -128,19 +128,19 @@ impl AdminClient {
         Err(Failure::new(Exit::Usage, format_args!("{upstream:?} is no upstream; there are {names}")))
     }
 
-    /// Says that the file is about to be edited, why and by whom.
+    /// Announces that the file is about to be edited, or orders a switch.
     pub(super) async fn announce(&self, announcement: &Announcement<'_>) -> Result<(), Silence> {
         self.ask(self.http.post(self.url("/api/primary")).json(announcement)).await.map(drop)
     }
 
-    /// What is to be read at `path`.
+    /// The answer to a GET of `path`.
     pub(super) async fn read<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Silence> {
         let query: String = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
         let request = self.http.get(self.url(&format!("{path}?{query}"))).timeout(LONG);
         self.patiently(async { understood(self.ask(request).await?).await }).await
     }
 
-    /// Has something changed by an order to `path`.
+    /// Posts an order to `path` and returns the answer.
     pub(super) async fn order<T: DeserializeOwned>(&self, path: &str, order: &impl Serialize) -> Result<T, Silence> {
         let request = self.http.post(self.url(path)).json(order).timeout(LONG);
         self.patiently(async { understood(self.ask(request).await?).await }).await
@@ -153,12 +153,12 @@ impl AdminClient {
         answer.await.map(Vec::from)
     }
 
-    /// Whether it accepts submissions; if not, why.
+    /// Whether the daemon accepts submissions; the error says why not.
     pub(super) async fn ready(&self) -> Result<(), Silence> {
         self.ask(self.http.get(self.url("/readyz"))).await.map(drop)
     }
 
-    /// Waits for an answer that may be long in coming, as long as the daemon answers something else.
+    /// Waits for a slow answer as long as the daemon answers short requests in time.
     async fn patiently<T>(&self, answer: impl Future<Output = Result<T, Silence>>) -> Result<T, Silence> {
         tokio::select! {
             answer = answer => answer,
@@ -166,7 +166,7 @@ impl AdminClient {
         }
     }
 
-    /// Returns when the daemon does not answer a short question in time. One that is gone is none of that.
+    /// Returns when the daemon does not answer a short request in time. A daemon that is gone does not count.
     async fn silenced(&self) {
         loop {
             sleep(AWHILE).await;
@@ -200,7 +200,7 @@ impl AdminClient {
         }
     }
 
-    /// What the person at the terminal is told about a silence.
+    /// The failure to show to the person at the terminal.
     pub(super) fn failure(&self, silence: Silence) -> Failure {
         let address = self.contact.address;
         match silence {
@@ -234,7 +234,7 @@ impl AdminClient {
 }
 
 impl AdminClient {
-    /// What to do when the daemon wants its token.
+    /// What to do when the daemon demands its token.
     fn without_token(&self) -> String {
         let address = self.contact.address;
         match &self.contact.token {
@@ -261,7 +261,7 @@ async fn understood<T: DeserializeOwned>(answer: Response) -> Result<T, Silence>
     serde_json::from_str(&text).map_err(|error| Silence::Refused(format!("its answer is of another version: {error}")))
 }
 
-/// Whether an answer is a page for people, which the addresses asked here never give.
+/// Whether an answer is HTML, which the paths used here never return.
 fn is_page(text: &str) -> bool {
     text.trim_start().starts_with('<')
 }
@@ -272,7 +272,7 @@ fn detail(text: &str) -> Option<String> {
     Some(answer.get("detail")?.as_str()?.to_owned())
 }
 
-/// An error with what lies beneath it, in one line and without the address, which everybody knows.
+/// The deepest cause of an error, without the address, which the message has already.
 pub(super) fn told(error: &reqwest::Error) -> String {
     let mut deepest = error.to_string();
     let mut source = error.source();

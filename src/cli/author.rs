@@ -1,8 +1,8 @@
-//! Who runs a verb, for the history of switches: whoever sits at the terminal, else the user of this process.
+//! The author of a switch, for its history: the person at the terminal, else the user of this process.
 
 use std::path::Path;
 
-/// The user's name, with the terminal where there is one.
+/// The user's name, with the terminal if there is one.
 pub(super) fn author() -> String {
     let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let user = named("SUDO_USER").or_else(|| named("USER")).or_else(|| named("LOGNAME")).unwrap_or_else(own_name);
@@ -35,7 +35,7 @@ mod tests {
     use super::name_of;
 
     #[test]
-    fn a_user_has_the_name_in_passwd_or_is_told_by_the_number() {
+    fn a_user_is_named_as_in_passwd_or_by_number() {
         let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\nshop:x:1000:1000::/:/bin/sh\n";
         assert_eq!([0, 1000, 1001].map(|uid| name_of(uid, passwd)), ["root", "shop", "uid 1001"]);
     }

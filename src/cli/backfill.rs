@@ -1,5 +1,5 @@
-//! `switchyard backfill`: sends an upstream what it was not meant to get when it came. The daemon does it; this orders it, and
-//! shows how far it is.
+//! `switchyard backfill`: sends an upstream the envelopes that it was not meant to get when they came. The daemon does the work; this verb
+//! orders it and shows its progress.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use super::locate::Located;
 use super::process;
 use super::terminal;
 
-/// As far back as anything is kept.
+/// The longest time that anything is kept.
 const EVER: Period = Period::secs(90 * 24 * 3600);
-/// How often it is looked at.
+/// The pause between two looks at the progress.
 const EACH: Duration = Duration::from_millis(200);
-/// How often a line is written where there is no terminal.
+/// The time between two lines of progress without a terminal.
 const LINE_EACH: Duration = Duration::from_secs(10);
-/// The bar on a terminal.
+/// The progress bar on a terminal.
 const BAR: &str = "{msg} {wide_bar} {pos} of {len}, {eta} left";
 
 /// Sends an upstream the envelopes that it was not meant to get when they came
@@ -61,12 +61,12 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// How the upstream that has become the primary gets what came while another was it, and the mirror was off.
+/// How a new primary can get the envelopes that came while another upstream was the primary and the mirror was off.
 pub(super) fn missed(status: &Status, name: &str, located: &Located) -> String {
     let mut switches = status.switches.iter().filter(|switch| switch.project.is_none());
     let (since, when) = match switches.find(|switch| switch.from.as_deref() == Some(name)) {
         Some(end) => {
-            // Whole days, and half of one at least to do it in.
+            // Whole days, rounded up so that at least half a day is left to do it in.
             let days = (status.now.since(end.at).as_secs() / 3600 + 12) / 24 + 1;
             (Period::secs(days * 24 * 3600), "since it was the primary before")
         }
@@ -79,7 +79,7 @@ pub(super) fn missed(status: &Status, name: &str, located: &Located) -> String {
     )
 }
 
-/// Does what is asked.
+/// Carries out the verb.
 pub(super) fn backfill(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
     let done = process::block_on(async {
@@ -125,7 +125,7 @@ async fn begin(admin: &AdminClient, args: &Args, since: Period) -> Result<(), Fa
     if ended.state == "done" { Ok(()) } else { Err(Failure::negative()) }
 }
 
-/// Sends again what is missing.
+/// Sends missing events again.
 async fn send_again(admin: &AdminClient, args: &Args) -> Result<(), Failure> {
     let since = args.since.unwrap_or(EVER);
     let order = RepairOrder { upstream: args.upstream.clone(), since, dry_run: args.dry_run };
@@ -151,7 +151,7 @@ async fn send_again(admin: &AdminClient, args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// Waits for its end, and shows how far it is to whoever looks.
+/// Waits until the backfill ends, and shows its progress.
 async fn watch(admin: &AdminClient, args: &Args, found: u64) -> Result<BackfillStatus, Failure> {
     let mut progress = Progress::new(args, found);
     loop {
@@ -161,7 +161,7 @@ async fn watch(admin: &AdminClient, args: &Args, found: u64) -> Result<BackfillS
             Ok(Some(now)) if now.state == "running" => progress.show(now.taken, None),
             Ok(Some(ended)) => return Ok(ended),
             Ok(None) => return Err(Failure::new(Exit::Negative, "the daemon no longer knows this backfill")),
-            // A daemon that restarts goes on with it.
+            // A daemon that was restarted continues the backfill.
             Err(Silence::Unreachable(_) | Silence::Late) => progress.show(0, Some("waiting for the daemon")),
             Err(silence) => return Err(admin.failure(silence)),
         }
@@ -169,7 +169,7 @@ async fn watch(admin: &AdminClient, args: &Args, found: u64) -> Result<BackfillS
     }
 }
 
-/// A bar on a terminal, a line now and then elsewhere, nothing beside JSON. On standard error; gone when it is dropped.
+/// The progress on standard error: a bar on a terminal, a line now and then elsewhere, nothing with JSON. Dropping it removes the bar.
 struct Progress {
     bar: Option<ProgressBar>,
     line_at: Option<Instant>,
@@ -218,7 +218,7 @@ async fn cancel(admin: &AdminClient, upstream: &str) -> Result<BackfillStatus, F
     admin.order("/api/backfill/cancel", &end).await.map_err(|why| admin.failure(why))
 }
 
-/// How it ended.
+/// Prints how the backfill ended.
 fn tell(args: &Args, ended: &BackfillStatus) -> Result<(), Failure> {
     if args.json {
         return terminal::say_json(ended);
@@ -232,7 +232,7 @@ fn tell(args: &Args, ended: &BackfillStatus) -> Result<(), Failure> {
     }
 }
 
-/// How a backfill stands, in a line.
+/// The state of a backfill in a line.
 pub(super) fn describe(backfill: &BackfillStatus) -> String {
     let BackfillStatus { upstream, state, found, taken, since, projects, .. } = backfill;
     format!(

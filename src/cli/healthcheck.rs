@@ -1,4 +1,4 @@
-//! `switchyard healthcheck`: is the daemon ready? For Docker's HEALTHCHECK, which knows 0 and 1 and nothing else.
+//! `switchyard healthcheck`: tells whether the daemon is ready, for Docker's HEALTHCHECK, which knows only the exit codes 0 and 1.
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// Asks once.
+/// Asks the daemon once.
 pub(super) fn healthcheck(located: &Located, args: &Args) -> Result<(), Failure> {
     let asked = located
         .contact()

@@ -2,16 +2,16 @@
 //!
 //! | file | verb |
 //! | --- | --- |
-//! | `run`, `demo`, `sink` | run something here |
-//! | `init`, `check` (with `probe`), `switch` | work on the configuration file |
-//! | `status`, `report`, `send_test`, `dead_letters`, `backfill`, `verify`, `healthcheck` | ask a running daemon |
-//! | `journal` | moves what is kept, while no daemon runs |
-//! | `notify` | tries the receivers of messages |
+//! | `run`, `demo`, `sink` | run something in this process |
+//! | `init`, `check` (with `probe`, `asker`, `recognise`), `switch` | work on the configuration file |
+//! | `status` (with `relays`), `report`, `send_test`, `dead_letters`, `backfill`, `verify`, `healthcheck` | ask a running daemon |
+//! | `journal` | moves a journal while no relay runs |
+//! | `notify` | tests the receivers of notifications |
 //! | `help`, `completions`, `man` | describe the command line itself |
-//! | `locate`, `admin`, `author`, `stored`, `place`, `private_file`, `process`, `terminal`, `failure` | what they share |
+//! | `locate`, `admin`, `author`, `stored`, `place`, `private_file`, `process`, `terminal`, `failure` | shared by the verbs |
 //!
-//! Asks a daemon over its admin listener alone; knows neither what is in its journal nor its memory. What a script may read is there as JSON,
-//! and how a verb ended is an exit code of [`Exit`].
+//! A verb asks a daemon only over its admin listener, and touches neither its journal nor its memory. Output for scripts is JSON, and the
+//! outcome of a verb is an exit code of [`Exit`].
 
 use std::sync::LazyLock;
 
@@ -96,16 +96,16 @@ impl Cli {
     ///
     /// # Errors
     ///
-    /// When it asks for help or the version, or for something that there is not.
+    /// When it asks for help or the version, or is invalid.
     pub fn read() -> Result<Self, clap::Error> {
         Self::from_arg_matches(&without_empty(Self::command()).try_get_matches()?)
     }
 
-    /// Does what the command line asks for.
+    /// Carries out the verb.
     ///
     /// # Errors
     ///
-    /// When it did not end well, or the answer is no.
+    /// When the verb fails, or the answer is no.
     pub fn execute(self) -> Result<(), Failure> {
         let located = self.located;
         match self.verb {
@@ -131,14 +131,14 @@ impl Cli {
     }
 }
 
-/// Tells on standard error how a verb did not end well.
+/// Prints a verb's failure on standard error.
 pub fn tell(failure: &Failure) {
     if !failure.message().is_empty() {
         terminal::remark(format_args!("switchyard: {}", failure.message()));
     }
 }
 
-/// An environment variable that is empty counts as one that is not set.
+/// Treats an empty environment variable as one that is not set.
 fn without_empty(command: Command) -> Command {
     let is_empty = |arg: &Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
     let own = command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg });

@@ -1,4 +1,4 @@
-//! `switchyard report`: the evidence of a parallel run, and whether the candidate is ready.
+//! `switchyard report`: the evidence of a parallel run, and the verdict on the candidate.
 
 use crate::telemetry::gaps::GapStatus;
 use crate::telemetry::report::criteria::hours;
@@ -12,7 +12,7 @@ use super::locate::Located;
 use super::process;
 use super::terminal::{self, Tone, harmless, right, table, tint, tinted};
 
-/// How many missed envelopes, outages and switches are shown; the page and --json have them all.
+/// The number of missed envelopes, outages and switches that are shown; the page and --json have them all.
 const SHOWN: usize = 10;
 
 /// Says whether the candidate is ready to be the primary, and why
@@ -44,7 +44,7 @@ pub(super) fn report(located: &Located, args: &Args) -> Result<(), Failure> {
     terminal::with_json(told, args.json)
 }
 
-/// The whole report as a person reads it, the verdict last.
+/// The whole report as text, the verdict last.
 fn render(report: &Report) -> String {
     let mut parts = vec![head(report), gaps(report), upstreams(report)];
     parts.retain(|part| !part.is_empty());
@@ -57,13 +57,13 @@ fn render(report: &Report) -> String {
     parts.join("\n")
 }
 
-/// From when on lag and losses are judged, where that is another time than the hour's beginning.
+/// The time from which lag and losses are judged; empty if that is the beginning of the hour.
 fn judged_since(report: &Report) -> String {
     let since = report.judged_since();
     since.map_or(String::new(), |since| format!("; lag and losses are judged from {} on", since.in_words()))
 }
 
-/// When the relay did not run.
+/// The times when the relay did not run.
 fn gaps(report: &Report) -> String {
     let gaps = &report.relay.gaps;
     let line = |gap: &GapStatus| {
@@ -160,7 +160,7 @@ fn upstreams(report: &Report) -> String {
     rows.trim_fmt()
 }
 
-/// What there is to say of one upstream beyond its rows.
+/// The details of an upstream beyond its rows.
 fn details(upstream: &UpstreamReport) -> String {
     let mut lines = vec![format!("  requests: {}", told(&upstream.attempts))];
     lines.extend(upstream.dropped.iter().map(|(reason, n)| format!("  dropped items: {}", words::dropped(reason, *n))));
@@ -189,7 +189,7 @@ fn details(upstream: &UpstreamReport) -> String {
     format!("\n{}\n{}", upstream.name, lines.join("\n"))
 }
 
-/// Whether it stores what it took.
+/// Whether the upstream stores what it took.
 fn verification(own: &VerificationReport) -> Vec<String> {
     let mut lines = vec![format!(
         "  error events: {} taken, {} found there ({:.3}%), {} missing, {} lost there of which {} were given up, {} not known, \
@@ -204,7 +204,7 @@ fn verification(own: &VerificationReport) -> Vec<String> {
     lines
 }
 
-/// Whether it is what was sent.
+/// Whether the stored events are as they were sent.
 fn content(own: &ContentReport) -> Vec<String> {
     let line = format!("  content: {}", harmless(&own.told(), 600));
     let mut lines = vec![if own.is_bad() { tint(Tone::Bad, line) } else { line }];

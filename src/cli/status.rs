@@ -1,4 +1,4 @@
-//! `switchyard status`: how each upstream fares, as the running daemon sees it.
+//! `switchyard status`: the state of each upstream, as the running daemon sees it.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ use super::process;
 use super::relays;
 use super::terminal::{self, Tone, harmless, right, table, tint, tinted};
 
-/// How often `--watch` looks.
+/// The pause of `--watch` between two looks.
 const EACH: Duration = Duration::from_secs(2);
-/// Cursor to the top left, then everything below it cleared: redraws without flicker.
+/// Moves the cursor to the top left and clears everything below it, which redraws without flicker.
 const REDRAW: &str = "\x1b[H\x1b[2J";
-/// How many switches are shown.
+/// The number of switches that are shown.
 const SWITCHES: usize = 5;
 
 /// Shows each upstream: state, delivered, backlog, last error, limits
@@ -41,7 +41,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// Shows it once, or again and again.
+/// Shows the status once or repeatedly.
 pub(super) fn status(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
     process::block_on(async {
@@ -63,7 +63,7 @@ pub(super) fn status(located: &Located, args: &Args) -> Result<(), Failure> {
     })
 }
 
-/// One line for a monitor. A daemon that does not answer takes nothing: that is a loss.
+/// Prints one line for a monitor. A daemon that does not answer accepts nothing, which counts as a loss.
 async fn check(admin: &AdminClient, json: bool) -> Result<(), Failure> {
     let health = match admin.status_and_text().await {
         Ok((status, _)) => status.health,
@@ -93,7 +93,7 @@ async fn show(admin: &AdminClient, json: bool) -> Result<bool, Failure> {
     Ok(status.ready)
 }
 
-/// A daemon that restarts is no reason to stop watching.
+/// Shows the status, or why there is none: a daemon that is restarted does not end the watch.
 async fn watch(admin: &AdminClient, json: bool) -> Result<(), Failure> {
     let told = match admin.status_and_text().await {
         Ok((_, text)) if json => return terminal::say(text),
@@ -110,7 +110,7 @@ async fn watch(admin: &AdminClient, json: bool) -> Result<(), Failure> {
     terminal::say(format_args!("{redraw}{told}"))
 }
 
-/// The whole status as a person reads it.
+/// The whole status as text.
 pub(super) fn render(status: &Status) -> String {
     let mut parts = vec![verdict(status), head(status)];
     parts.extend(exceptions(status));
@@ -125,7 +125,7 @@ pub(super) fn render(status: &Status) -> String {
     parts.join("\n")
 }
 
-/// How it goes, before anything else.
+/// The verdict, which comes first.
 fn verdict(status: &Status) -> String {
     let Health { level, sentence } = &status.health;
     let tone = match level {
@@ -155,7 +155,7 @@ fn head(status: &Status) -> String {
     )
 }
 
-/// A line for each project that goes its own way, and one for those that browsers use.
+/// A line for each project with routing of its own, and one for the projects used by browsers.
 fn exceptions(status: &Status) -> Option<String> {
     let line = |project: &ProjectStatus| {
         let primary = tint(Tone::Strong, &project.primary);
@@ -225,7 +225,7 @@ fn upstreams(status: &Status) -> String {
     rows.trim_fmt()
 }
 
-/// When it last took something. Of journals from before that was kept, the accounts say that it ever did.
+/// The time since the last delivery. An older journal has no such time; its accounts then tell whether there was any delivery.
 fn last_delivery(status: &Status, upstream: &UpstreamStatus) -> String {
     match upstream.last_delivery_at {
         Some(at) => ago(status.now, at),
@@ -241,7 +241,7 @@ fn oldest(upstream: &UpstreamStatus) -> String {
     }
 }
 
-/// What there is to say of one upstream beyond its row.
+/// The details of an upstream beyond its row.
 fn more(upstream: &UpstreamStatus) -> Option<String> {
     let mut lines = vec![];
     lines.extend(sparkline(upstream));
@@ -280,7 +280,7 @@ fn more(upstream: &UpstreamStatus) -> Option<String> {
     (!lines.is_empty()).then(|| format!("\n{}\n{}", upstream.name, lines.join("\n")))
 }
 
-/// Whether it stores what it took.
+/// Whether the upstream stores what it took.
 fn of_verification(name: &str, own: &VerificationStatus) -> Vec<String> {
     let tone = if own.missing > 0 { Tone::Bad } else { Tone::Good };
     let mut lines = vec![format!("  stores: {}", tint(tone, own.told()))];
@@ -297,7 +297,7 @@ fn of_verification(name: &str, own: &VerificationStatus) -> Vec<String> {
     lines
 }
 
-/// What was delivered in each five minutes of the last hour or two, for somebody's eyes.
+/// The deliveries in each five minutes of the last hour or two as bars, on a terminal only.
 fn sparkline(upstream: &UpstreamStatus) -> Option<String> {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let delivered = &upstream.lately.delivered;
@@ -307,7 +307,7 @@ fn sparkline(upstream: &UpstreamStatus) -> Option<String> {
     Some(format!("  delivered {bars} {:.1} a minute now", upstream.lately.per_minute))
 }
 
-/// How canaries fare.
+/// The state of canaries.
 fn of_canary(canary: &CanaryStatus) -> String {
     let age = Duration::try_from_secs_f64(canary.age_seconds).unwrap_or_default();
     let last = match canary.through_at {
@@ -320,7 +320,7 @@ fn of_canary(canary: &CanaryStatus) -> String {
     }
 }
 
-/// Who fills the journal.
+/// The projects that fill the journal.
 fn fillers(status: &Status) -> Option<String> {
     let line = |share: &ShareStatus| {
         let line =
@@ -331,7 +331,7 @@ fn fillers(status: &Status) -> Option<String> {
     (!lines.is_empty()).then(|| format!("\njournal by project\n{}", lines.join("\n")))
 }
 
-/// What was not accepted.
+/// The items that were not accepted.
 fn refused(status: &Status) -> Option<String> {
     let refused =
         status.refused.iter().map(|row| format!("  {}: {} {} {}", row.project, row.items, row.category, row.reason));
@@ -359,7 +359,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_says_what_is_wrong_before_anything_else() {
+    fn problems_come_first_in_the_text_of_a_status() {
         let status = serde_json::json!({
             "version": "1", "started_at": "2026-01-01T00:00:00Z", "now": "2026-01-01T03:00:00Z", "ready": false,
             "not_ready": "the journal is full", "primary": "a", "mirror": true, "difference": 2,

@@ -1,6 +1,6 @@
-//! Whether a tracker stores what it took, asked of its API by the verbs that wait for it or try the token.
+//! Asks a tracker's API whether it stores what it took, for the verbs that wait for an event or try the token.
 //!
-//! Rule: the token goes to the tracker's API alone, as the daemon sends it.
+//! Rule: the token is sent to the tracker's API alone, as the daemon sends it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,30 +15,30 @@ use super::terminal::{Tone, harmless, tint};
 
 /// How long a tracker may take to store the first event of a project.
 const FIRST: Duration = Duration::from_secs(5);
-/// How long after an answer it is asked again.
+/// The pause between two requests.
 const EACH: Duration = Duration::from_millis(500);
 
-/// The project of a configuration at an upstream whose API may be asked.
+/// A project at an upstream whose API can be asked.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     api: Api,
     there: There,
 }
 
-/// What a tracker's API says of an event that it took.
+/// The answer of a tracker's API about an event that the tracker took.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Stored {
-    /// It stores it.
+    /// The tracker stores the event.
     Yes,
-    /// It took it and does not store it.
+    /// The tracker took the event and does not store it.
     No,
-    /// It does not say.
+    /// The API does not tell.
     Unknown,
 }
 
 impl Place {
-    /// `None` where there is no `api`, no DSN, or no name that the API wants.
+    /// The place of a project; `None` without `api` section, DSN, or a name that the API needs.
     pub(super) fn of(config: &Config, upstream: &str, project: &str) -> Option<Self> {
         let api = Api::of(config.upstreams.get(upstream)?)?;
         let project = config.projects.iter().find(|own| *own.name == *project)?;
@@ -47,15 +47,15 @@ impl Place {
         Some(Self { api, there })
     }
 
-    /// Whether token, scope and project are good; else what is wrong, with the remedy.
+    /// Checks token, scope and project; the error says what is wrong and how to mend it.
     pub(super) async fn check(&self) -> Result<(), String> {
         self.api.check(&self.there).await.map_err(|trouble| trouble.to_string())
     }
 
-    /// Waits until the event is stored, no longer than `until`. The words say why it is not, or why nobody knows.
+    /// Waits until the event is stored, or until `until`. The text says why it is not stored, or why that is unknown.
     pub(super) async fn wait(&self, upstream: &Arc<str>, id: EventId, until: Instant) -> (Stored, String) {
         let mut seen = self.api.seek(&self.there, id, until).await;
-        // The first event of a project proves it; until then its tracker cannot say that it is not stored.
+        // A stored event proves that the API shows the project. Until the first one, the API cannot say that an event is not stored.
         let proven_by = until.min(Instant::now() + FIRST);
         while seen.is_none() && Instant::now() < proven_by {
             sleep(EACH).await;
@@ -76,18 +76,18 @@ impl Place {
     }
 }
 
-/// What a tracker's API says of our token and of what we call a project.
+/// What a tracker's API says about our token and our name of a project.
 #[derive(Debug, Serialize)]
 pub(super) struct Asked {
     upstream: Arc<str>,
     project: Arc<str>,
     pub(super) ok: bool,
-    /// What is wrong, with the remedy.
+    /// What is wrong, and how to mend it.
     explanation: String,
 }
 
 impl Asked {
-    /// What is found, in a line.
+    /// The result in a line.
     pub(super) fn told(&self) -> String {
         let Self { upstream, project, ok, explanation } = self;
         let (tone, colon) = if *ok { (Tone::Good, "") } else { (Tone::Bad, ":") };
@@ -95,7 +95,7 @@ impl Asked {
     }
 }
 
-/// Tries the API of every upstream that has one, for each project.
+/// Tries the API of every upstream with one, for each project.
 pub(super) async fn check_all(config: &Config) -> Vec<Asked> {
     let mut all = vec![];
     for (upstream, project) in

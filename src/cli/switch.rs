@@ -1,8 +1,7 @@
-//! `switchyard switch`: shows the primary, or switches it: edits one line of the file, then asks the daemon until the switch is
-//! live.
+//! `switchyard switch`: shows the primary, or switches it: edits one line of the file, then polls the daemon until the switch is live.
 //!
-//! The file is the truth. Without a daemon the edit is all there is to do. When relays share their journal, the database is the
-//! truth: the file follows, and a file that already names the new primary, or cannot be written here, is left as it is.
+//! The file decides. Without a daemon the edit is all there is to do. When relays share their journal, the database decides: the file
+//! follows, and is left as it is if it already names the new primary or cannot be written here.
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,11 +23,11 @@ use super::terminal::{self, Tone, harmless, tint};
 
 /// How long the daemon may take to follow the file.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// How long a switch that is live may take to be kept, with its reason: the journal may be in trouble, and the switch is good.
+/// How long to wait until a live switch is recorded with its reason. If the journal is in trouble, the switch counts anyway.
 const KEPT: Duration = Duration::from_secs(1);
-/// How often it is asked.
+/// The pause between two looks at the status.
 const EACH: Duration = Duration::from_millis(20);
-/// How many switches are shown.
+/// The number of switches that are shown.
 const SHOWN: usize = 10;
 
 /// Shows the primary and the last switches, or makes another upstream the primary
@@ -47,28 +46,28 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// What became of a switch.
+/// The outcome of a switch.
 #[derive(Debug, Serialize)]
 struct Done<'a> {
     primary: &'a str,
     previous: Option<String>,
     changed: bool,
-    /// Whether a running daemon works under it; null when none runs.
+    /// Whether a running daemon uses the new primary; null when none runs.
     live: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     took_ms: Option<u64>,
-    /// Why the daemon did not take it over.
+    /// Why the daemon did not take the switch over.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     /// The projects that have a primary of their own and do not follow.
     unmoved: Vec<String>,
-    /// What whoever switches should know of it.
+    /// What the person who switches should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
     undo: Option<String>,
 }
 
-/// The primary as it is.
+/// The present primary.
 #[derive(Debug, Serialize)]
 struct Shown {
     primary: Option<String>,
@@ -76,7 +75,7 @@ struct Shown {
     switches: Vec<SwitchStatus>,
 }
 
-/// Shows or switches.
+/// Shows the primary or switches it.
 pub(super) fn switch(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
     process::block_on(async {
@@ -152,7 +151,7 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
         }
         edited => edited?,
     };
-    // What the file says and no daemon works under is nothing to go back to, nor is a name that it does not know.
+    // Without a daemon, the file's primary is the previous one. An undo needs a name that the file knows.
     let previous = before.as_ref().map(|status| status.primary.clone()).or(in_file);
     let undo = previous.as_ref().filter(|own| *own != name && edit::proposal(&path, own).is_ok());
     let undo = undo.map(|previous| format!("switchyard switch {previous}{}", located.as_option()));
@@ -185,7 +184,7 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
     report(done, args.json)
 }
 
-/// What is so now, under the new primary, that nobody may expect.
+/// Consequences of the new primary that may come as a surprise.
 fn warnings(status: &Status, name: &str, previous: Option<&str>, located: &Located) -> Vec<String> {
     let mut warnings = vec![];
     let primary = status.upstreams.iter().find(|upstream| upstream.name == name);
@@ -201,8 +200,8 @@ fn warnings(status: &Status, name: &str, previous: Option<&str>, located: &Locat
     warnings
 }
 
-/// Refuses what would leave a file with which no daemon starts. What is wrong with it already is for the daemon to judge, which may
-/// know variables that are not known here.
+/// Refuses an edit that would leave a file with which no daemon starts. Problems that the file has already are left to the daemon, which
+/// may know other variables. Returns the file's text.
 fn consider(path: &Path, name: &str) -> Result<String, Failure> {
     let (text, changed) = edit::proposal(path, name)?;
     let file = path.display().to_string();
@@ -232,31 +231,31 @@ fn already<'a>(name: &'a str, status: Option<&Status>) -> Done<'a> {
     }
 }
 
-/// Tells the daemon whose edit it is about to see, and why; or, where there is nothing to edit, to switch by itself. Nothing is changed
-/// when it refuses.
+/// Tells the daemon who is about to edit the file, and why; or orders the switch if there is nothing to edit. If the daemon refuses,
+/// nothing is changed.
 async fn announce(admin: &AdminClient, to: &str, args: &Args, announced: bool) -> Result<(), Failure> {
     let author = author();
     let announcement = Announcement { to, reason: args.reason.as_deref(), author: Some(&author), announced };
     match admin.announce(&announcement).await {
-        // It went away in between: then the file is all there is.
+        // The daemon has ended meanwhile: then only the file counts.
         Ok(()) | Err(Silence::Unreachable(_)) => Ok(()),
         Err(Silence::Refused(why) | Silence::Misasked(why)) => {
             Err(Failure::new(Exit::Usage, format_args!("{why}\nnothing was changed")))
         }
-        // It was told to switch by itself.
+        // The daemon was ordered to switch, and may still do it.
         Err(Silence::Late) if !announced => Err(admin.failure(Silence::Late)),
         Err(silence) => Err(nothing_changed(admin.failure(silence))),
     }
 }
 
-/// Waits until the daemon works under the new primary; else tells why it does not.
+/// Waits until the daemon uses the new primary; the error says why it does not.
 async fn follow(admin: &AdminClient, before: &Status, name: &str, since: Instant) -> Result<Status, String> {
     let mut last = None;
     while since.elapsed() < DEADLINE {
         match admin.status().await {
             Ok(status) if status.primary == name && (is_kept(&status) || since.elapsed() > KEPT) => return Ok(status),
             Ok(status) if status.primary == name => {}
-            // A new problem is about this edit. One from before may be about to go away.
+            // A new problem is about this edit. An older one may be about to go away.
             Ok(status) if status.config.error.is_some() && status.config.error != before.config.error => {
                 return Err(refused(status.config.error));
             }
@@ -274,7 +273,7 @@ async fn follow(admin: &AdminClient, before: &Status, name: &str, since: Instant
     Err(last.unwrap_or_else(|| refused(None)))
 }
 
-/// Whether the history knows of the primary in force.
+/// Whether the history of switches has the primary in force.
 fn is_kept(status: &Status) -> bool {
     let last = status.switches.iter().find(|switch| switch.project.is_none());
     last.is_some_and(|last| last.to == status.primary)
@@ -291,16 +290,16 @@ fn refused(error: Option<String>) -> String {
     }
 }
 
-/// Whether the daemon works under another file than ours, and what to say then.
+/// The message if the daemon uses another file than this one; `None` if it does not or that is unknown.
 fn elsewhere(status: &Status, path: &Path) -> Option<String> {
     let (theirs, ours) = (Path::new(&status.config.path), std::fs::canonicalize(path).ok()?);
-    // A relative path is relative to a folder that is not known here, and one in a container need not exist here.
+    // A relative path is relative to an unknown folder, and a path in a container need not exist here.
     let theirs = theirs.is_absolute().then(|| std::fs::canonicalize(theirs).ok()).flatten()?;
     (theirs != ours).then(|| format!("the daemon works under another file, {}", theirs.display()))
 }
 
 impl Done<'_> {
-    /// A file that the daemon does not take over is as it was.
+    /// Restores a file that the daemon did not take over.
     fn put_back(&mut self, path: &Path, text: &str) {
         if !self.changed {
             self.undo = None;
@@ -365,7 +364,7 @@ fn tell(done: &Done<'_>) -> Result<(), Failure> {
     done.undo.as_ref().map_or(Ok(()), |undo| terminal::say(format_args!("undo: {undo}")))
 }
 
-/// The primary that the file names, whatever else is wrong with it.
+/// The primary that the file names, even if the file has problems elsewhere.
 fn written(path: &Path) -> Option<String> {
     let file: toml::Table = std::fs::read_to_string(path).ok()?.parse().ok()?;
     Some(file.get("primary")?.as_str()?.to_owned())

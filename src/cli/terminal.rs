@@ -1,4 +1,4 @@
-//! Writing to standard output and standard error: text, JSON, colours where somebody looks. A reader that has left is no error.
+//! Output to standard output and standard error: text, JSON, and colours on a terminal. A reader that has left is no error.
 
 use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 use std::path::Path;
@@ -10,22 +10,22 @@ use crate::config::diagnostics::Form;
 
 use super::failure::{Exit, Failure};
 
-/// The width taken where no terminal says one.
+/// The width if no terminal tells one.
 pub(super) const WIDTH: u16 = 100;
-/// The width of the narrowest table.
+/// The least width of a table.
 const NARROWEST: u16 = 80;
 
-/// Writes a line, or several.
+/// Writes one or several lines.
 pub(super) fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
     write(format_args!("{text}\n"))
 }
 
-/// Writes a piece of a line.
+/// Writes a part of a line.
 pub(super) fn write(text: impl std::fmt::Display) -> Result<(), Failure> {
     write_bytes(text.to_string().as_bytes())
 }
 
-/// Writes bytes as they are.
+/// Writes bytes unchanged.
 pub(super) fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
@@ -36,7 +36,7 @@ pub(super) fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Writes a line, or several, to standard error. When that cannot be, nobody is left to be told.
+/// Writes one or several lines to standard error. A failure is ignored: nobody could be told.
 pub(super) fn remark(text: impl std::fmt::Display) {
     drop(io::stderr().write_all(format!("{text}\n").as_bytes()));
 }
@@ -47,7 +47,7 @@ pub(super) fn say_json(value: &impl Serialize) -> Result<(), Failure> {
     say(text)
 }
 
-/// Says a failure as JSON, too, where that is wanted and nothing has been said yet.
+/// Prints a failure as JSON as well, if JSON is wanted and the failure has a message.
 pub(super) fn with_json(outcome: Result<(), Failure>, json: bool) -> Result<(), Failure> {
     match outcome {
         Err(failure) if json && !failure.message().is_empty() => {
@@ -58,7 +58,7 @@ pub(super) fn with_json(outcome: Result<(), Failure>, json: bool) -> Result<(), 
     }
 }
 
-/// Whether standard output goes to somebody's eyes.
+/// Whether standard output is a terminal.
 pub(super) fn is_watched() -> bool {
     io::stdout().is_terminal()
 }
@@ -68,12 +68,12 @@ pub(super) fn has_colour() -> bool {
     is_watched() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// How problems of a configuration are shown on standard output.
+/// The form in which problems of a configuration are shown on standard output.
 pub(super) fn form() -> Form {
     form_on(is_watched(), has_colour())
 }
 
-/// How problems of a configuration are shown on standard error.
+/// The form in which problems of a configuration are shown on standard error.
 pub(super) fn form_of_errors() -> Form {
     let is_terminal = io::stderr().is_terminal();
     form_on(is_terminal, is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
@@ -86,12 +86,13 @@ fn form_on(is_terminal: bool, color: bool) -> Form {
     }
 }
 
-/// The columns of the terminal. One that was told no size says 0.
+/// The width of the terminal in columns. A terminal without a size reports 0.
 fn width() -> u16 {
     Table::new().width().filter(|width| *width > 0).unwrap_or(WIDTH)
 }
 
-/// A table with a header, without lines around it. A narrow terminal breaks its lines: columns of a few letters nobody can read.
+/// A table with a header and without borders. A terminal narrower than [`NARROWEST`] breaks its lines, because very narrow columns are
+/// unreadable.
 pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
@@ -105,7 +106,7 @@ pub(super) fn table(header: &[&str]) -> Table {
     table
 }
 
-/// A cell in a colour, where colours are wanted. A text in which the colour is already would be measured, and cut, with its codes.
+/// A cell in a colour, if colours are wanted. A text that has colour codes already would be measured and cut with them.
 pub(super) fn tinted(tone: Tone, text: impl ToString) -> Cell {
     let cell = Cell::new(text);
     match tone {
@@ -116,19 +117,19 @@ pub(super) fn tinted(tone: Tone, text: impl ToString) -> Cell {
     }
 }
 
-/// A cell whose text stands at the right: numbers.
+/// A right-aligned cell, for numbers.
 pub(super) fn right(text: impl ToString) -> Cell {
     Cell::new(text).set_alignment(comfy_table::CellAlignment::Right)
 }
 
-/// A path as one word of a command that a shell takes.
+/// A path as one word of a shell command.
 pub(super) fn as_word(path: &Path) -> String {
     let path = path.display().to_string();
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+:,@%=".contains(c);
     if path.chars().all(is_plain) { path } else { format!("'{}'", path.replace('\'', "'\\''")) }
 }
 
-/// A text without what could move a terminal's cursor or change its colours, cut to `most` characters.
+/// A text without control characters, which could move a terminal's cursor or change its colours, cut to `most` characters.
 pub(super) fn harmless(text: &str, most: usize) -> String {
     let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     let mut short: String = clean.take(most + 1).collect();
@@ -138,7 +139,7 @@ pub(super) fn harmless(text: &str, most: usize) -> String {
     short
 }
 
-/// The colours used, by what they mean.
+/// The colours, by meaning.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Tone {
     Good,
@@ -147,7 +148,7 @@ pub(super) enum Tone {
     Strong,
 }
 
-/// The text in a colour, where colours are wanted.
+/// A text in a colour, if colours are wanted.
 pub(super) fn tint(tone: Tone, text: impl std::fmt::Display) -> String {
     if !has_colour() {
         return text.to_string();
@@ -166,14 +167,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_wrote_cannot_move_the_cursor_and_is_cut() {
+    fn foreign_text_cannot_move_the_cursor_and_is_cut() {
         assert_eq!(harmless("a\x1b[2Jb\nc", 80), "a [2Jb c");
         assert_eq!(harmless("abcdef", 6), "abcdef");
         assert_eq!(harmless("abcdefg", 6), "abcde…");
     }
 
     #[test]
-    fn a_path_is_one_word_for_a_shell() {
+    fn a_path_becomes_one_word_for_a_shell() {
         for (path, word) in
             [("a/b-c.toml", "a/b-c.toml"), ("my file", "'my file'"), ("it's", r"'it'\''s'"), ("$(x)", "'$(x)'")]
         {

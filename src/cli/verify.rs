@@ -1,4 +1,4 @@
-//! `switchyard verify`: whether a tracker stores what it took. The daemon asks the tracker; this asks the daemon, and watches.
+//! `switchyard verify`: tells whether a tracker stores what it took. The daemon asks the tracker; this verb asks the daemon.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -21,11 +21,11 @@ use super::locate::Located;
 use super::process;
 use super::terminal::{self, Tone, tint};
 
-/// How often a line is written where there is no terminal.
+/// The time between two lines of progress without a terminal.
 const LINE_EACH: Duration = Duration::from_secs(10);
-/// How many events are listed; --json has them all.
+/// The number of events that are listed; --json has them all.
 const SHOWN: usize = 20;
-/// Longer than a step of the daemon, so that what it found missing is noted.
+/// Longer than a step of the daemon, so that the daemon has noted what it found missing.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// Asks a tracker's API whether it stores the events that it took
@@ -48,16 +48,16 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// What was found at one upstream.
+/// The result for one upstream.
 #[derive(Debug, Default, Serialize)]
 struct Found {
     upstream: String,
     stored: u64,
     missing: Vec<NotFound>,
-    /// Of those missing, how many were sent again or given up while this looked.
+    /// Of the missing events, those that were sent again or given up meanwhile.
     taken_up: u64,
     unknown: u64,
-    /// Too recent to be looked for.
+    /// Events that are too recent to look for.
     recent: u64,
     trouble: Option<String>,
 }
@@ -68,7 +68,7 @@ impl Found {
     }
 }
 
-/// Looks, and tells.
+/// Looks for the events, and prints the result.
 pub(super) fn verify(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
     let done = process::block_on(async {
@@ -93,7 +93,7 @@ pub(super) fn verify(located: &Located, args: &Args) -> Result<(), Failure> {
     terminal::with_json(done, args.json)
 }
 
-/// One event, field by field. Exit 0 when it is stored as it was sent.
+/// Compares one event field by field. Fails unless it is stored as it was sent.
 async fn compare(admin: &AdminClient, args: &Args, upstream: &str, event: &str) -> Result<(), Failure> {
     let order = CompareOrder { upstream: upstream.to_owned(), event_id: event.to_owned() };
     let compared: Compared = admin.order("/api/verify/event", &order).await.map_err(|why| admin.failure(why))?;
@@ -118,7 +118,7 @@ async fn compare(admin: &AdminClient, args: &Args, upstream: &str, event: &str) 
     if is_good { Ok(()) } else { Err(Failure::negative()) }
 }
 
-/// The upstreams meant.
+/// The upstreams to ask.
 fn names(status: &Status, args: &Args) -> Result<Vec<String>, Failure> {
     if let Some(upstream) = &args.upstream {
         return Ok(vec![upstream.clone()]);
@@ -148,8 +148,8 @@ async fn look(admin: &AdminClient, args: &Args, upstream: &str, since: Timestamp
     Ok(found)
 }
 
-/// One look at everything, some events at a time. Returns what it did not find, each time with the record behind which it looked, and
-/// when to look again.
+/// Looks for all events, some at a time. Returns those that were not found, with the record after which the lookup began, and the time
+/// after which to look again.
 async fn first_look(
     admin: &AdminClient,
     since: Timestamp,
@@ -176,7 +176,7 @@ async fn first_look(
     Ok((absent, wait))
 }
 
-/// Looks once more for events that a look behind the record `after` did not find, and for no others.
+/// Looks once more only for events that a lookup after the record `after` did not find.
 async fn second_look(
     admin: &AdminClient,
     after: u64,
@@ -210,7 +210,7 @@ async fn second_look(
     Ok(())
 }
 
-/// What was found, in words.
+/// Prints the result.
 fn tell(found: &Found) -> Result<(), Failure> {
     let Found { upstream, stored, missing, taken_up, unknown, recent, trouble } = found;
     let all = stored + missing.len() as u64 + unknown;
@@ -244,7 +244,8 @@ fn tell(found: &Found) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A spinner on a terminal, a line now and then elsewhere, nothing beside JSON. On standard error; gone when it is dropped.
+/// The progress on standard error: a spinner on a terminal, a line now and then elsewhere, nothing with JSON. Dropping it removes the
+/// spinner.
 struct Progress {
     spinner: Option<ProgressBar>,
     line_at: Option<Instant>,

@@ -1,4 +1,4 @@
-//! The checks of `[upstreams.NAME.api]`, and of the names that projects have there.
+//! The checks of `[upstreams.NAME.api]`, and of the names that its tracker has for projects.
 
 use crate::delivery::asking::{authorization, wants_a_name};
 use crate::delivery::settings::Kind;
@@ -44,7 +44,7 @@ fn check_kind(section: &Path, kind: Kind, report: &mut Report<'_>) {
     }
 }
 
-/// Checks what the API of an upstream calls a project: the place with its DSN, and where the name stands.
+/// Checks the name that an upstream's API has for a project. `place` is the path of the DSN, `at` that of the name.
 pub(super) fn check_place(
     (place, at): (&Path, &Path),
     upstream: &str,
@@ -72,7 +72,7 @@ pub(super) fn check_place(
     }
 }
 
-/// Whether a text is two slugs with a slash between.
+/// Whether a text is two slugs separated by a slash.
 fn is_name(name: &str) -> bool {
     let is_slug = |slug: &str| {
         (1..=100).contains(&slug.len()) && slug.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
@@ -104,7 +104,7 @@ sentry = "http://hunter2@h/9"
     }
 
     #[test]
-    fn an_api_and_the_names_there_are_read_and_the_token_is_not_shown() {
+    fn api_sections_and_names_are_read_and_tokens_are_not_shown() {
         let end = "glitchtip = { dsn = \"http://hunter2@127.0.0.1:8080/1\", project = \"acme/shop\" }\n\
              bugsink = { dsn = \"http://hunter2@127.0.0.1:8000/1\" }\n\
              [upstreams.glitchtip.api]\ntoken = \"${KEY}\"\nurl = \"http://h/\"\n[upstreams.bugsink.api]\ntoken = \"${KEY}\"\n";
@@ -117,7 +117,7 @@ sentry = "http://hunter2@h/9"
     }
 
     #[test]
-    fn what_is_wrong_with_an_api_is_told_where_it_stands() {
+    fn problems_of_an_api_section_are_reported_at_their_places() {
         let wrong = "glitchtip = \"http://hunter2@h/3\"\nbugsink = { dsn = \"http://hunter2@h/2\", project = \"a/b\" }\n\
                      [upstreams.glitchtip.api]\ntoken = \"hunter2\\u0007\"\nurl = \"http://hunter2@h/\"\n\
                      [upstreams.bugsink.api]\ntoken = \"\"\n[upstreams.sentry.api]\ntoken = \"hunter2\"\n";
@@ -139,7 +139,7 @@ sentry = "http://hunter2@h/9"
     }
 
     #[test]
-    fn without_a_token_or_a_name_there_is_a_warning_and_nothing_is_asked() {
+    fn an_api_section_without_token_or_name_gets_a_warning() {
         let end = "glitchtip = \"http://hunter2@127.0.0.1:8080/1\"\nbugsink = \"http://hunter2@127.0.0.1:8000/1\"\n\
              [upstreams.glitchtip.api]\ntoken = \"${KEY}\"\n[upstreams.bugsink.api]\n[upstreams.sentry.api]\n";
         let loaded = tests::read(&format!("{BEGINNING}{end}")).unwrap();
@@ -165,7 +165,7 @@ sentry = "http://hunter2@h/9"
     }
 
     #[test]
-    fn a_section_of_before_is_told_what_takes_its_place() {
+    fn the_error_for_a_former_section_names_its_replacement() {
         let before = "[upstreams.glitchtip.canary]\nread_back = \"http://h/events/\"\ntoken = \"hunter2\"\n";
         assert!(lines(before).contains(
             "config.toml:14:22: upstreams.glitchtip.canary: unknown key (use an `api` section with `token` instead, and the \

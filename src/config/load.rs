@@ -1,7 +1,7 @@
-//! From a file to a [`Config`], or to everything that is wrong with it.
+//! Turns a file into a [`Config`], or into all its problems.
 //!
-//! text → tree with places → `${…}` followed → values of the right kind → checks across values. A text that is no TOML ends the
-//! way at once; every later step goes on with what it has.
+//! The steps: text → tree with places → `${…}` followed → values of the right kind → checks across values. A text that is not TOML ends the
+//! first step. Every later step goes on with the values that it has.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
@@ -15,24 +15,24 @@ use super::report::Report;
 use super::tree::{self, Tree};
 use super::{Config, certificate, resolve, shape};
 
-/// The largest file that is taken for a configuration.
+/// The maximum size of a configuration file in bytes.
 pub(super) const LARGEST: u64 = 1024 * 1024;
 
-/// A configuration fit for use.
+/// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// What somebody should look at; often empty.
+    /// The warnings about it; often empty.
     pub warnings: Problems,
-    /// What the file held, for [`Watch`](super::watch::Watch) to tell a change from.
+    /// The fingerprint of the file's content, from which [`Watch`](super::watch::Watch) detects changes.
     pub fingerprint: Fingerprint,
-    /// What the file held, as it is written.
+    /// The file's content as it is written.
     pub text: Secret,
 }
 
 impl Loaded {
-    /// The same problem with each of these fields, at its place in the file.
+    /// Problems with one message for each of these fields, at their places in the file.
     pub fn problems_at(&self, file: &str, fields: &[&str], message: &str) -> Problems {
         let mut report = Report::new(self.text.expose(), Tree::parse(self.text.expose()).0);
         for field in fields {
@@ -43,7 +43,7 @@ impl Loaded {
     }
 }
 
-/// Tells one content of a file from another.
+/// Identifies the content of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fingerprint(u64);
 
@@ -56,11 +56,11 @@ impl Fingerprint {
     }
 }
 
-/// Loads the file at `path`; `${NAME}` is looked up in the process's environment.
+/// Loads the file at `path`. `${NAME}` is looked up in the process's environment.
 ///
 /// # Errors
 ///
-/// When the file cannot be read, and when anything in it is wrong: then everything that is.
+/// When the file cannot be read, or with all problems of its content.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let content = read(path)?;
     let text = std::str::from_utf8(&content).map_err(|error| LoadError::Unfit {
@@ -70,11 +70,11 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     Ok(parse(&path.display().to_string(), text, &|name| std::env::var(name).ok())?)
 }
 
-/// Loads a configuration from its text; `file` is the name that problems are told under.
+/// Loads a configuration from its text. `file` is the file's name in problems.
 ///
 /// # Errors
 ///
-/// When anything in it is wrong: then everything that is.
+/// With all problems, if any of them is an error.
 pub fn parse(file: &str, text: &str, variables: Variables<'_>) -> Result<Loaded, Problems> {
     let (mut tree, errors) = Tree::parse(text);
     let mut report = Report::new(text, tree.clone());
@@ -101,7 +101,7 @@ pub fn parse(file: &str, text: &str, variables: Variables<'_>) -> Result<Loaded,
     }
 }
 
-/// The bytes of a file, unless there are too many.
+/// Reads a file, unless it is too large.
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
     let mut content = vec![];
     std::fs::File::open(path)

@@ -1,6 +1,6 @@
-//! The checks of `[[projects]]`: who services say they are, and where their data goes.
+//! The checks of `[[projects]]`: how services identify themselves, and where their data goes.
 //!
-//! The rule: keys and DSNs are compared, never shown.
+//! Rule: keys and DSNs are compared, never shown.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::report::Report;
 use super::shape::{File, Project as Written};
 use super::tree::Path;
 
-/// The projects, as far as they can be told.
+/// The projects. They are usable only if the report has no errors.
 pub(super) fn resolve(file: &File, known: &[String], report: &mut Report<'_>) -> Vec<Arc<Project>> {
     let section = Path::default().key("projects");
     if file.projects.is_empty() && !report.knows_about(&section) {
@@ -105,7 +105,7 @@ fn check_names_key(path: &Path, upstream: &str, known: &[String], report: &mut R
     }
 }
 
-/// Each name in `[projects.api]` is that of an upstream where the project has a DSN, and is the only one there.
+/// Checks that each name in `[projects.api]` is that of an upstream where the project has a DSN, and stands nowhere else.
 fn check_names_of_apis(path: &Path, written: &Written, known: &[String], report: &mut Report<'_>) {
     for upstream in written.api.keys() {
         let (key, place) = (path.key("api").key(upstream), path.key("upstreams").key(upstream));
@@ -120,7 +120,7 @@ fn check_names_of_apis(path: &Path, written: &Written, known: &[String], report:
     }
 }
 
-/// The primary gets everything and answers what only a tracker can: every project needs its DSN there.
+/// Checks that a project has a DSN at its primary, which gets everything and answers requests that only a tracker can answer.
 fn check_primary_has_dsn(path: &Path, written: &Written, file: &File, known: &[String], report: &mut Report<'_>) {
     let own = path.key("primary");
     let (primary, stated_at) = match &written.primary {
@@ -169,7 +169,7 @@ fn check_repeats(projects: &[Arc<Project>], report: &mut Report<'_>) {
     }
 }
 
-/// Two upstreams with one DSN are one tracker: it gets everything twice, and nothing is compared.
+/// Reports two upstreams with one DSN: they are one tracker, which gets everything twice, and nothing is compared.
 fn check_one_dsn_twice(projects: &[Arc<Project>], report: &mut Report<'_>) {
     let section = Path::default().key("projects");
     for (index, project) in projects.iter().enumerate() {
@@ -187,7 +187,7 @@ fn check_one_dsn_twice(projects: &[Arc<Project>], report: &mut Report<'_>) {
     }
 }
 
-/// GlitchTip keeps an event id once for 300 seconds, whatever the project.
+/// Warns about two projects at one GlitchTip, which keeps an event id once for 300 seconds, whatever the project.
 fn check_shared_glitchtip(projects: &[Arc<Project>], file: &File, report: &mut Report<'_>) {
     let section = Path::default().key("projects");
     let mut hosts: BTreeMap<String, BTreeMap<usize, &Dsn>> = BTreeMap::new();
@@ -221,7 +221,7 @@ fn check_unused(file: &File, report: &mut Report<'_>) {
     let section = Path::default().key("upstreams");
     let used: BTreeSet<_> = file.projects.iter().flat_map(|project| project.upstreams.keys()).collect();
     for name in file.upstreams.keys().filter(|name| !used.contains(name)) {
-        // A DSN that could not be read is a use all the same.
+        // A DSN that could not be read counts as a use as well.
         let projects = Path::default().key("projects");
         let mentioned = (0..file.projects.len()).any(|i| report.has(&projects.index(i).key("upstreams").key(name)));
         if !mentioned {

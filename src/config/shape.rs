@@ -1,7 +1,7 @@
-//! The file as it is written: which sections and keys there are, and which kinds of values. Nothing is required here: `resolve`
-//! and `projects` report what is missing, with every other problem that only the whole file shows.
+//! The structure of the file: its sections, keys and kinds of values. Nothing is required here: `resolve` and `projects` report what is
+//! missing, together with all problems that need the whole file.
 //!
-//! Rule: a value of the wrong kind is reported, taken out, and reading goes on without it.
+//! Rule: a value of the wrong kind is reported and removed, and reading goes on without it.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use super::report::Report;
 use super::suggest::nearest;
 use super::tree::{Path, Segment, Tree};
 
-/// The most problems of this kind that are told at once.
+/// The maximum number of problems of this kind that are reported at once.
 const MOST: usize = 100;
 
 /// The whole file.
@@ -62,7 +62,7 @@ impl Default for File {
     }
 }
 
-/// One of `[[projects]]`.
+/// A section of `[[projects]]`.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Project {
@@ -74,7 +74,7 @@ pub(super) struct Project {
     pub(super) browsers: Option<bool>,
     pub(super) limits: limits::Settings,
     pub(super) upstreams: BTreeMap<String, Place>,
-    /// What the upstreams' APIs call it, where that does not stand beside its DSN.
+    /// The names of the project in the upstreams' APIs, unless they stand beside its DSNs.
     pub(super) api: BTreeMap<String, String>,
 }
 
@@ -84,7 +84,7 @@ impl std::fmt::Debug for Project {
     }
 }
 
-/// A project at one upstream: its DSN alone, or with what the upstream's API calls it.
+/// A project at one upstream: its DSN alone, or together with its name in the upstream's API.
 #[derive(Default)]
 pub(super) struct Place {
     pub(super) dsn: String,
@@ -119,7 +119,7 @@ impl<'de> Deserialize<'de> for Place {
     }
 }
 
-/// Reads the tree, reporting and removing what does not fit. `None` when that leads nowhere.
+/// Reads the tree. Values that do not fit are reported and removed. `None` when the file cannot be read in this way.
 pub(super) fn read(tree: &mut Tree<'_>, report: &mut Report<'_>) -> Option<File> {
     for _ in 0..MOST {
         let (path, message) = match attempt(tree) {
@@ -152,7 +152,7 @@ fn attempt(tree: &Tree<'_>) -> Result<File, (Path, String)> {
         .map_err(|error| (Path::from(error.path()), error.inner().message().to_owned()))
 }
 
-/// The section in double brackets that a refusal is about: serde takes it for a list of the values in it, and says something else.
+/// The section in double brackets that an error is about. Serde takes it for a list, so that its message would mislead.
 fn doubled(tree: &Tree<'_>, report: &Report<'_>, path: &Path) -> Option<Path> {
     let section = match path.split_last() {
         Some((Segment::Index(_), list)) => list,
@@ -170,7 +170,7 @@ fn reject(tree: &Tree<'_>, report: &mut Report<'_>, path: &Path, message: &str) 
     }
     if let Some(field) = message.strip_prefix("missing field ") {
         let field = path.key(field.trim_matches('`'));
-        // One that was taken out has been reported.
+        // A field that was removed has been reported.
         if !report.has(&field) {
             report.error(&field, "is missing", None);
         }
@@ -181,7 +181,7 @@ fn reject(tree: &Tree<'_>, report: &mut Report<'_>, path: &Path, message: &str) 
     report.error(path, message, help);
 }
 
-/// The message without anything that must not be seen: secrets, and what came through `${…}`.
+/// The message without secrets and without values of `${…}`.
 fn safe_message(tree: &Tree<'_>, report: &Report<'_>, path: &Path, message: &str) -> String {
     let kind = tree.value(path).map_or("nothing", DeValue::type_str);
     let expected = message.split_once(", expected ").map(|(_, expected)| plain_words(expected));
@@ -193,7 +193,7 @@ fn safe_message(tree: &Tree<'_>, report: &Report<'_>, path: &Path, message: &str
         return blunt();
     }
     if tree.string(path).is_some_and(|text| text != report.quote(path)) {
-        // Asked again with the reference itself in place of its text, serde says the same about what is no secret.
+        // With the reference in place of its value, serde gives the same message without the secret.
         let mut harmless = tree.clone();
         harmless.set_string(path, report.quote(path).to_owned());
         return match attempt(&harmless) {
@@ -204,7 +204,7 @@ fn safe_message(tree: &Tree<'_>, report: &Report<'_>, path: &Path, message: &str
     reworded(message)
 }
 
-/// What serde says, in the words of the file's author.
+/// A message of serde in the terms of the file's author.
 fn reworded(message: &str) -> String {
     let found = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
     if let Some((found, expected)) = found.and_then(|found| found.split_once(", expected ")) {
@@ -224,7 +224,7 @@ fn reworded(message: &str) -> String {
     }
 }
 
-/// A kind of value, as it is said.
+/// The name of a kind of value with its article.
 fn indefinite(kind: &str) -> String {
     let article = if kind.starts_with(['a', 'i']) { "an" } else { "a" };
     format!("{article} {kind}")
@@ -299,7 +299,7 @@ fn help_for(path: &Path, message: &str) -> Option<String> {
     Some(help.to_owned())
 }
 
-/// The words that stand between backticks.
+/// The words between backticks.
 fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }

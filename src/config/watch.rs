@@ -1,9 +1,9 @@
-//! Tells when the content of the configuration file changed.
+//! Notices changes of the configuration file's content.
 //!
-//! The system's notifications make it quick; a look at the content twice a second makes it certain: editors replace files, mounts and
-//! symbolic links change where a path leads, and some file systems notify nobody. The rule: only the content decides. What is read
-//! while a file is being written is not reported. A file that is gone, cannot be read, is larger than 1 MiB or is no regular file is
-//! reported as any broken one. A pipe that was the configuration from the start can be read but once, and is not looked at again.
+//! The system's notifications are quick, and a look at the content twice a second makes sure: editors replace files, mounts and symbolic
+//! links change where a path leads, and some file systems send no notifications. Rule: only the content decides. Content that is read while
+//! a file is being written is not reported. A file that is gone, cannot be read, is larger than 1 MiB or is no regular file is reported as
+//! a broken one. A pipe that was the configuration from the start can be read only once, and is not read again.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -22,49 +22,49 @@ use crate::tasks;
 use super::Fingerprint;
 use super::load::LARGEST;
 
-/// How often the content is looked at when nothing is notified.
+/// The pause between two looks without a notification.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long the content must stay the same before it counts.
 const STABLE: Duration = Duration::from_millis(20);
-/// How long an unstable content is waited for, and how long a file must be missing: one that is being replaced may be for a moment.
+/// How long to wait for content to come to rest, and how long a file must be missing to count as gone: a replacement may take a moment.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Why a pipe or a device has no content.
+/// The error of a pipe or a device, which is not read.
 const NO_FILE: ErrorKind = ErrorKind::Unsupported;
 
-/// What a look finds: a content, or why there is none.
+/// The result of a look: the content's fingerprint, or why there is none.
 type Found = Result<Fingerprint, ErrorKind>;
 
-/// A watch over one file. Ends when dropped.
+/// A watch over one file, which ends when it is dropped.
 #[derive(Debug)]
 pub struct Watch {
     path: PathBuf,
     seen: Found,
-    /// `None` when the system does not notify.
+    /// `None` when the system sends no notifications.
     notices: Option<Notices>,
 }
 
-/// The system's notifications about the folders that a file can be exchanged in.
+/// The system's notifications about the folders of the file and of its target.
 struct Notices {
     events: EventStream<[u8; 4096]>,
-    /// What the file is called there.
+    /// The names of the file and of its target in these folders.
     names: Vec<OsString>,
 }
 
 impl Watch {
-    /// Watches the file at `path`, whose content is known as `seen`: a change since then is reported too.
+    /// Watches the file at `path`. `seen` is the content that was loaded; a change since then is reported as well.
     pub fn new(path: &Path, seen: Fingerprint) -> Self {
         let seen = if is_pipe(path) { Err(NO_FILE) } else { Ok(seen) };
         Self { path: path.to_owned(), seen, notices: Notices::subscribe(path) }
     }
 
-    /// Without the system's notifications: the looks alone.
+    /// Watches without notifications, by looks alone.
     #[cfg(test)]
     fn polling(path: &Path, seen: Fingerprint) -> Self {
         Self { path: path.to_owned(), seen: Ok(seen), notices: None }
     }
 
-    /// Waits until the content is another one than last time. Nothing is lost when the wait is abandoned.
+    /// Waits until the content differs from the last one. Cancelling the wait loses no change.
     pub async fn changed(&mut self) {
         loop {
             let told = tokio::select! {
@@ -76,7 +76,7 @@ impl Watch {
             }
             let settled = self.settle().await;
             if !told {
-                // The notifications have missed it: the folder they were asked for may be another one by now.
+                // The notifications missed the change: the path may lead to another folder by now.
                 self.notices = self.notices.is_some().then(|| Notices::subscribe(&self.path)).flatten();
             }
             if settled != self.seen {
@@ -86,7 +86,7 @@ impl Watch {
         }
     }
 
-    /// The content once it has stayed the same for a moment, or the last one when it does not come to rest.
+    /// The content once it has come to rest, or the last one seen if it does not.
     async fn settle(&self) -> Found {
         let begun = Instant::now();
         let (mut last, mut since) = (content(&self.path).await, Instant::now());
@@ -105,7 +105,7 @@ impl Watch {
 async fn content(path: &Path) -> Found {
     let path = path.to_owned();
     tasks::blocking(move || {
-        // What was read from a pipe is not there again, and a device may have no end.
+        // A pipe cannot be read again, and a device may have no end.
         if is_pipe(&path) {
             return Err(NO_FILE);
         }
@@ -115,7 +115,7 @@ async fn content(path: &Path) -> Found {
     .await
 }
 
-/// As much of a file as tells whether it is too large. Does not wait for the writer of a pipe that has just taken its place.
+/// Reads a file up to one byte beyond the maximum size. It does not wait for the writer of a pipe that has just replaced the file.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut content = vec![];
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
@@ -124,14 +124,14 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Whether the file at `path` can be read at most once: it is neither a regular file nor a folder.
+/// Whether the file at `path` is neither a regular file nor a folder, so that it can be read at most once.
 pub fn is_pipe(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
 impl Notices {
-    /// Asks for notifications about the folder of the file and, behind a symbolic link, about the folder it leads to. Only
-    /// for what finishes a change: a journal in the same folder would otherwise wake us with each of its writes.
+    /// Subscribes to notifications about the folder of the file and, if it is a symbolic link, about the folder of its target. Only events
+    /// that end a change count: a journal in the same folder would otherwise wake the watch with each write.
     fn subscribe(path: &Path) -> Option<Self> {
         let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let names = [path, &target].iter().filter_map(|path| path.file_name()).map(Into::into).collect();
@@ -153,12 +153,12 @@ impl Notices {
         }
     }
 
-    /// Waits for a notification that concerns the file; for ever when there are none.
+    /// Waits for a notification that concerns the file; never returns without notifications.
     async fn next(notices: &mut Option<Self>) {
         let Some(Self { events, names }) = notices else { return std::future::pending().await };
         while let Some(event) = events.next().await {
-            // `..data` and its like are the links through which mounted secrets and config maps are exchanged. An error may
-            // mean lost notifications, which is a reason to look.
+            // Mounted secrets and config maps are exchanged through links such as `..data`. An error may mean that notifications were lost,
+            // which is a reason to look.
             let name = event.ok().and_then(|event| event.name);
             if name.is_none_or(|name| names.contains(&name) || name.to_string_lossy().starts_with("..")) {
                 return;
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_system_tells_of_a_changed_content_before_the_next_look() {
+    async fn notifications_report_a_change_before_the_next_look() {
         let (_folder, path) = folder_with("a");
         let mut watch = Watch::new(&path, Fingerprint::of(b"a"));
         std::fs::write(&path, "b").unwrap();
@@ -205,13 +205,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_from_before_the_watch_began_is_told() {
+    async fn a_change_from_before_the_watch_is_reported() {
         let (_folder, path) = folder_with("b");
         told(&mut Watch::new(&path, Fingerprint::of(b"a"))).await;
     }
 
     #[tokio::test]
-    async fn a_replaced_file_is_told() {
+    async fn a_replaced_file_is_reported() {
         let (folder, path) = folder_with("a");
         let mut watch = Watch::new(&path, Fingerprint::of(b"a"));
         for content in ["b", "c"] {
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_notifications_a_look_finds_it_within_a_second() {
+    async fn a_change_without_a_notification_is_found_within_a_second() {
         let (_folder, path) = folder_with("a");
         let mut watch = Watch::polling(&path, Fingerprint::of(b"a"));
         std::fs::write(&path, "b").unwrap();
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_same_content_again_is_no_change() {
+    async fn writing_the_same_content_is_no_change() {
         let (_folder, path) = folder_with("a");
         let mut watch = Watch::polling(&path, Fingerprint::of(b"a"));
         std::fs::write(&path, "a").unwrap();
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_is_gone_is_told_once_and_once_more_when_it_is_back() {
+    async fn a_missing_file_is_reported_once_and_again_when_it_is_back() {
         let (folder, path) = folder_with("a");
         let mut watch = Watch::polling(&path, Fingerprint::of(b"a"));
         for content in ["a", "b"] {
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_is_missing_while_it_is_replaced_is_not_told_to_be_gone() {
+    async fn a_file_missing_during_its_replacement_is_not_reported_as_gone() {
         let (_folder, path) = folder_with("a");
         let mut watch = Watch::polling(&path, Fingerprint::of(b"a"));
         let replacing = async {
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_device_or_a_huge_file_in_its_place_is_told_without_being_read_to_its_end() {
+    async fn a_device_or_huge_file_is_reported_without_being_read_whole() {
         let (_folder, path) = folder_with("a");
         let mut watch = Watch::new(&path, Fingerprint::of(b"a"));
         std::fs::remove_file(&path).unwrap();
@@ -287,11 +287,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_cannot_be_read_is_told_once_and_once_more_when_it_can() {
+    async fn an_unreadable_file_is_reported_once_and_again_when_it_is_readable() {
         let (_folder, path) = folder_with("a");
         let mut watch = Watch::polling(&path, Fingerprint::of(b"a"));
         std::fs::remove_file(&path).unwrap();
-        // Which cannot be read by root either.
+        // Root cannot read a folder either.
         std::fs::create_dir(&path).unwrap();
         told(&mut watch).await;
         assert!(tokio::time::timeout(3 * LOOK, watch.changed()).await.is_err());
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn notifications_go_on_after_the_file_was_gone() {
+    async fn notifications_continue_after_the_file_was_gone() {
         let (_folder, path) = folder_with("a");
         let mut watch = Watch::new(&path, Fingerprint::of(b"a"));
         std::fs::remove_file(&path).unwrap();
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn exchanged_links_are_told() {
+    async fn exchanged_links_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         for (version, content) in [("..one", "a"), ("..two", "b")] {
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_half_written_file_is_not_told() {
+    async fn a_half_written_file_is_not_reported() {
         let (_folder, path) = folder_with("whole");
         let mut watch = Watch::polling(&path, Fingerprint::of(b"whole"));
         let writing = async {
@@ -341,14 +341,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pipe_is_told_where_a_file_was_and_what_takes_its_place_is_told() {
+    async fn a_pipe_in_place_of_a_file_and_its_successor_are_reported() {
         let (folder, path) = folder_with("a");
         let mut watch = Watch::new(&path, Fingerprint::of(b"a"));
         let pipe = folder.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         std::fs::rename(&pipe, &path).unwrap();
         told(&mut watch).await;
-        // One that was the configuration from the start is no news, and is not opened, which would wait for a writer.
+        // A pipe that was the configuration from the start is no change. It is not opened, which would wait for a writer.
         let mut watch = Watch::new(&path, Fingerprint::of(b"a"));
         assert!(tokio::time::timeout(LOOK * 3, watch.changed()).await.is_err());
         std::fs::remove_file(&path).unwrap();
