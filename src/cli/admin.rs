@@ -34,7 +34,7 @@ pub(super) struct AdminClient {
     contact: Contact,
 }
 
-/// A switch that is about to be made by editing the file.
+/// A switch that is announced before an edit of the file, or ordered.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Announcement<'a> {
     /// The upstream that becomes the primary.

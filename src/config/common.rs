@@ -63,7 +63,7 @@ impl Common {
         table.to_string()
     }
 
-    /// The names of tables and keys in which the two differ: the first [`MOST`], then how many more there are.
+    /// The names of tables and keys in which the two differ: the first 12, then how many more there are.
     pub fn differing(&self, other: &Self) -> Vec<String> {
         let mut names = vec![];
         compare("", &by_name(read(&self.0)), &by_name(read(&other.0)), &mut names);

@@ -1,6 +1,6 @@
 //! Problems of a configuration file, and how they are shown: with the line and a caret, as one line each, or as JSON.
 //!
-//! Of a long line only the part around the problem is shown: a file may be one line, which every problem would repeat.
+//! A long line is shown only around the problem: a file may be one line, which every problem would repeat.
 //!
 //! Rule: no form shows a secret. Messages arrive without any, and the text is masked.
 

@@ -51,8 +51,7 @@ impl Backend {
     }
 }
 
-/// Opens the journal of the settings for a move. The durability of a source is not checked: apart from bringing it up to date, a move only
-/// reads it.
+/// Opens the journal of the settings for a move. The durability of a source is not checked, because a move writes no records to it.
 pub(super) async fn store(settings: &Settings, is_source: bool) -> Result<Box<dyn Store>, TransferError> {
     let settings = settings.clone();
     if settings.url.is_none() {

@@ -56,7 +56,7 @@ pub struct Moved {
     pub from: String,
     /// The place of the target.
     pub to: String,
-    /// The number of records and rows, by kind.
+    /// The counts of what was moved and the sums of accounts, by name.
     pub counts: BTreeMap<String, i64>,
     /// The primary of the relays that shared the source; `None` for a file.
     pub primary: Option<String>,
