@@ -68,7 +68,7 @@ impl Backfill {
 pub enum BackfillStep {
     /// Begin this one in place of an earlier one. The journal sets `until` to the newest record.
     Begin(Box<Backfill>),
-    /// Add records until this many backfilled records wait that are not leased.
+    /// Add records until this many records of the target wait that are not leased.
     GoOn(usize),
     /// Add no more records.
     Cancel,
