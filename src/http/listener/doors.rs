@@ -88,13 +88,11 @@ impl Doors {
 
     /// Returns when a connection that says nothing must leave.
     pub(super) async fn outstayed(&self, most: Duration) {
-        if !self.gives_way {
-            return sleep(most).await;
-        }
+        let step = if self.gives_way { CROWDED } else { most };
         let mut stayed = Duration::ZERO;
         while stayed < self.patience(most) {
-            sleep(CROWDED).await;
-            stayed += CROWDED;
+            sleep(step).await;
+            stayed += step;
         }
     }
 

@@ -177,8 +177,8 @@ async fn served(
         return Ok(None);
     };
     let keep_alive = server.map_or(KEEP_ALIVE, |server| server.keep_alive.get());
-    let outstayed = app.doors().outstayed(keep_alive);
-    let Some(first) = beginning(socket, app.certificate().is_some(), outstayed, stop).await? else { return Ok(None) };
+    let doors = (app.doors(), keep_alive);
+    let Some(first) = beginning(socket, app.certificate().is_some(), doors, stop).await? else { return Ok(None) };
     // On the heap, and only then: a connection on which no request came yet costs a socket and no buffers.
     Ok(Box::pin(speak(first, socket, client, app.clone(), (clock, keep_alive), tasks)).await)
 }
@@ -219,12 +219,12 @@ async fn entry(
 async fn beginning(
     socket: &Socket,
     is_tls: bool,
-    outstayed: impl Future<Output = ()>,
+    (doors, keep_alive): (&Doors, Duration),
     stop: &CancellationToken,
 ) -> Result<Option<u8>, CutShort> {
     let beginning = tokio::select! {
         beginning = socket.beginning() => beginning,
-        () = outstayed => None,
+        () = doors.outstayed(keep_alive) => None,
         () = soon_after(stop) => None,
     };
     let Some(beginning) = beginning else { return Ok(None) };
