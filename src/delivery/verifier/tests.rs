@@ -54,7 +54,8 @@ async fn a_new_term_looks_up_events_that_another_leader_put_off() {
     let api = api::Settings { token: Secret::new("token".into()), url: None, remembers: None };
     let upstream = Upstreams { kind: Kind::Glitchtip, api: Some(api), ..Upstreams::default() };
     let verifier = Verifier::new(Arc::clone(&journal), clock.clone(), Board::default());
-    let tracker = Tracker::of((&name, target), &upstream, &[]).unwrap();
+    let api = Api::of(&upstream).unwrap();
+    let tracker = Tracker { target, remembers: api.remembers(), api, places: BTreeMap::new() };
     verifier.configure(&Settings::default(), BTreeMap::from([(Arc::clone(&name), tracker)]));
     let step = async |term| Epoch(term).under(|| verifier.step(&name)).await;
     let waiting = async || journal.verification().put_off(target, clock.now(), 9).await.unwrap().events.len();

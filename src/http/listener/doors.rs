@@ -76,6 +76,11 @@ impl Doors {
         }
     }
 
+    /// Whether no connection of a client is open, as far as they are counted.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.as_ref().is_none_or(|open| open.get() < 1.0)
+    }
+
     /// Whether nobody keeps a place here who does nothing: others may wait for it.
     pub(super) fn is_crowded(&self) -> bool {
         self.gives_way && self.places.available_permits() == 0

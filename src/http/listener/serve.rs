@@ -85,10 +85,12 @@ pub(in crate::http) trait App: Clone + Send + Sync + 'static {
 /// Serves connections of `listener` until told to stop.
 pub(in crate::http) async fn serve(listener: TcpListener, app: impl App, clock: Clock, tasks: Tasks) {
     let stop = tasks.stopping().clone();
-    // For as long as who has a connection is served, nobody is refused one: a port that is shut costs what SDKs send.
+    // While connections are still served, new ones are let in: a client that is refused does not send again.
     let mut told = std::pin::pin!(async {
         stop.cancelled().await;
-        tokio::time::sleep(GRACE).await;
+        if !app.doors().is_empty() {
+            tokio::time::sleep(GRACE).await;
+        }
     });
     loop {
         let accepted = tokio::select! {
