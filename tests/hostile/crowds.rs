@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::beside::beside;
@@ -22,6 +23,9 @@ const CROWD: usize = 10_000;
 const MOST_IDLE: u64 = 22 * 1024;
 /// The maximum cost when each has a read and a write buffer of the HTTP library, in KiB.
 const MOST_USED: u64 = 272 * 1024;
+
+/// One crowd at a time: this process may not have files open for two.
+static ONE: Mutex<()> = Mutex::const_new(());
 
 /// Raises the limit of open files for this process and its children to the hard limit.
 fn many_open_files() {
@@ -62,6 +66,7 @@ async fn accepted(relay: &Relay) {
 
 /// The memory that a crowd costs the relay in KiB while others are served; `begin` uses each new connection.
 async fn costs(what: &str, begin: impl AsyncFnMut(&mut TcpStream)) -> u64 {
+    let _one = ONE.lock().await;
     many_open_files();
     let (relay, upstream) = front().await;
     let memory = Memory::of(relay.pid());
