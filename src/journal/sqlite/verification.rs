@@ -257,14 +257,18 @@ pub(super) fn standings(conn: &Connection, shared: &Shared) -> rusqlite::Result<
 
 /// The newest record with this event id; the newest of an error event if there is one.
 pub(super) fn record_of(conn: &Connection, shared: &Shared, id: EventId) -> rusqlite::Result<Option<Arc<Record>>> {
-    // Records are not indexed by their event id, because only people look up records by it, one event at a time.
-    let sql = format!(
-        "SELECT {COLUMNS} FROM record r {TABLES} WHERE r.event_id = ?1 AND r.quantities <> ''
-         ORDER BY ' ' || r.quantities LIKE '% error=%' DESC, r.id DESC LIMIT 1"
-    );
-    let mut select = conn.prepare_cached(&sql)?;
-    let id = id.as_u128().to_be_bytes();
-    decode::first(conn, shared, select.query([id.as_slice()])?)
+    // Records are not indexed by their event id, because only people look up records by it, one event at a time. The newest are read first.
+    let newest = |which: &str| {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM record r {TABLES} WHERE r.event_id = ?1 AND {which} ORDER BY r.id DESC LIMIT 1"
+        );
+        let mut select = conn.prepare_cached(&sql)?;
+        decode::first(conn, shared, select.query([id.as_u128().to_be_bytes().as_slice()])?)
+    };
+    match newest("' ' || r.quantities LIKE '% error=%'")? {
+        Some(record) => Ok(Some(record)),
+        None => newest("r.quantities <> ''"),
+    }
 }
 
 /// The kept records behind `after`, as many as one step takes.
