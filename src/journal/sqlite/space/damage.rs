@@ -37,7 +37,7 @@ impl Damage {
     pub(super) fn find(&mut self, conn: &Connection) {
         let Some((first, last, lasts)) = self.failed.take() else { return };
         let Ok(all) = numbers(conn, first, last) else { return };
-        let mut lost: Vec<u64> = all.iter().copied().filter(|id| !can_be_read(conn, *id)).collect();
+        let mut lost: Vec<u64> = all.iter().copied().filter(|id| is_damaged(conn, *id)).collect();
         if lost.is_empty() && lasts {
             lost = all;
         }
@@ -66,8 +66,9 @@ fn numbers(conn: &Connection, first: u64, last: u64) -> rusqlite::Result<Vec<u64
     ids.map(|id| id.map(i64::cast_unsigned)).collect()
 }
 
-/// Whether all of the body's pages can be read.
-fn can_be_read(conn: &Connection, id: u64) -> bool {
+/// Whether one of the body's pages is damaged. An error of the disk, which may pass, is not damage.
+fn is_damaged(conn: &Connection, id: u64) -> bool {
     let sql = "SELECT length(substr(bytes, -1)) FROM body WHERE id = ?1";
-    conn.query_row(sql, [id.cast_signed()], |row| row.get::<_, Option<i64>>(0)).is_ok()
+    let read = conn.query_row(sql, [id.cast_signed()], |row| row.get::<_, Option<i64>>(0));
+    read.is_err_and(|error| is_lasting(&error) == Some(true))
 }
