@@ -60,6 +60,8 @@ impl Packed {
                         return Poll::Pending;
                     };
                     let next = next.transpose()?;
+                    // What the press holds has not gone out.
+                    self.from.progress().note(1);
                     self.state = State::Pressing(Box::pin(tasks::blocking(move || match next {
                         Some(piece) => press.write(&piece).map(|out| (Some(press), out)),
                         None => press.finish().map(|out| (None, out)),
@@ -71,6 +73,9 @@ impl Packed {
                         return Poll::Pending;
                     };
                     let (press, out) = pressed?;
+                    if press.is_none() {
+                        self.from.progress().note(0);
+                    }
                     self.state = press.map_or(State::Done, State::Between);
                     if !out.is_empty() {
                         return Poll::Ready(Some(Ok(out)));

@@ -146,7 +146,7 @@ impl Progress {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, left: u64) {
+    pub(super) fn note(&self, left: u64) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Moved { at: Instant::now(), left };
     }
 }

@@ -148,10 +148,12 @@ impl Worker {
     /// now and not at the end of the hold. Other records that were put off come along, which costs each of them one early try.
     async fn end_holds(&mut self, now: Timestamp) {
         self.follow_routing(now);
-        if self.forgives && now.since(self.forgiven) >= FORGIVING {
-            (self.forgives, self.forgiven, self.mended) = (false, now, true);
+        // Records of projects that are still on hold are put off again.
+        let forgives = self.forgives && now.since(self.forgiven) >= FORGIVING;
+        if forgives {
+            (self.forgives, self.forgiven) = (false, now);
         }
-        if self.mended && self.holds.last_end(now).is_none() {
+        if forgives || (self.mended && self.holds.last_end(now).is_none()) {
             match self.around.journal.hasten(self.target, STEP).await {
                 Ok(count) => self.mended = count == STEP,
                 Err(error) => {
