@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use super::phase::Phases;
 
-/// How long a body may still take when stopping: less than the daemon waits, so that there is time to answer.
+/// How long a body may still take when stopping: less than the daemon waits for SDKs, so that there is time to answer them.
 const PATIENCE: Duration = Duration::from_secs(6);
 
 /// Why a body breaks off that did not come before the daemon stops.

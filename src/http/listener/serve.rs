@@ -149,7 +149,9 @@ async fn connection((stream, peer, _place): Accepted, app: impl App, clock: Cloc
     // Answers are small and complete; Nagle's algorithm would only delay them.
     drop(stream.set_nodelay(true));
     let socket = Socket::new(stream, clock.clone());
-    let cut_short = match served(&socket, peer, &app, clock, tasks).await {
+    // The connection counts for its address until it is closed.
+    let mut inside = None;
+    let cut_short = match served(&socket, peer, (&app, &mut inside), clock, tasks).await {
         Ok(ended) => ended,
         Err(why) => {
             socket.say(why.answer().as_bytes());
@@ -170,14 +172,15 @@ async fn connection((stream, peer, _place): Accepted, app: impl App, clock: Cloc
 async fn served(
     socket: &Socket,
     peer: SocketAddr,
-    app: &impl App,
+    (app, inside): (&impl App, &mut Option<Inside>),
     clock: Clock,
     tasks: Tasks,
 ) -> Result<Option<CutShort>, CutShort> {
     let (server, stop) = (app.server(), tasks.stopping());
-    let Some((client, _inside)) = entry(socket, peer, app.doors(), server.as_deref(), stop).await? else {
+    let Some((client, counted)) = entry(socket, peer, app.doors(), server.as_deref(), stop).await? else {
         return Ok(None);
     };
+    *inside = counted;
     let keep_alive = server.map_or(KEEP_ALIVE, |server| server.keep_alive.get());
     let doors = (app.doors(), keep_alive);
     let Some(first) = beginning(socket, app.certificate().is_some(), doors, stop).await? else { return Ok(None) };

@@ -142,10 +142,10 @@ impl Socket {
         // This fails if the client has left already, which does not matter.
         rustix::net::shutdown(&*self.stream, Shutdown::Write).unwrap_or(());
         let drain = async {
-            // Taken only now: an array would be a part of every connection from its beginning.
-            let (mut sink, mut total) = (vec![0; 16 * 1024], 0);
+            let mut total = 0;
             while total < LINGER_BYTES && matches!(timeout(SILENCE, self.stream.readable()).await, Ok(Ok(()))) {
-                match self.stream.try_read(&mut sink) {
+                // Not a part of the connection while it waits.
+                match self.stream.try_read(&mut [0; 16 * 1024]) {
                     Ok(0) => break,
                     Ok(n) => total += n,
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
