@@ -20,7 +20,7 @@ module.exports = {
       exec_mode: "fork",
       instances: 1,
       // PM2 asks with SIGINT (SIGTERM when its daemon runs with PM2_KILL_SIGNAL=SIGTERM) and kills after this many milliseconds. Draining takes
-      // up to 22 seconds; PM2's own default is 1.6. What is cut off is delivered after the next start.
+      // up to 23 seconds; PM2's own default is 1.6. What is cut off is delivered after the next start.
       kill_timeout: 30_000,
       // Never give up: after 16 quick failures PM2 would leave it stopped, even once the configuration is mended.
       restart_delay: 2_000,

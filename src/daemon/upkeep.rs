@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Timestamp;
 use crate::delivery::settings::LONGEST_AGE;
@@ -108,7 +109,7 @@ impl Daemon {
         }
         if let Some(epoch) = self.control.leads().await {
             let prune = || self.journal.prune(now - self.config.journal.retain.get(), STEP);
-            epoch.under(|| in_steps(prune)).await;
+            epoch.under(|| in_steps(&self.draining, prune)).await;
         }
     }
 
@@ -116,7 +117,7 @@ impl Daemon {
         for (target, name) in self.targets.iter() {
             let max_age = self.config.upstreams.get(name).map_or(LONGEST_AGE, |settings| settings.max_age);
             let discard = || self.journal.discard(target, now - max_age.get(), DropReason::Expired, STEP);
-            let expired = in_steps(discard).await;
+            let expired = in_steps(&self.draining, discard).await;
             if expired > 0
                 && let Some(envelopes) = log::admit_sum("expired", name, expired as u64)
             {
@@ -183,8 +184,12 @@ impl Daemon {
     }
 }
 
-/// Repeats a step while it does as much as it may, up to [`STEPS`] times. Returns how much was done in all.
-async fn in_steps<'a>(mut step: impl FnMut() -> BoxFuture<'a, Result<usize, JournalError>>) -> usize {
+/// Repeats a step while it does as much as it may, up to [`STEPS`] times or until the daemon is told to stop. Returns how much was done
+/// in all.
+async fn in_steps<'a>(
+    draining: &CancellationToken,
+    mut step: impl FnMut() -> BoxFuture<'a, Result<usize, JournalError>>,
+) -> usize {
     let mut done = 0;
     for _ in 0..STEPS {
         match step().await {
@@ -194,7 +199,7 @@ async fn in_steps<'a>(mut step: impl FnMut() -> BoxFuture<'a, Result<usize, Jour
                 break;
             }
         }
-        if !done.is_multiple_of(STEP) || done == 0 {
+        if !done.is_multiple_of(STEP) || done == 0 || draining.is_cancelled() {
             break;
         }
     }
