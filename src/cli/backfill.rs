@@ -83,7 +83,10 @@ pub(super) fn missed(status: &Status, name: &str, located: &Located) -> String {
 pub(super) fn backfill(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
     let done = process::block_on(async {
-        admin.status_with(&args.upstream).await?;
+        // A backfill of an upstream that is configured no more can still be cancelled.
+        if args.missing || args.since.is_some() {
+            admin.status_with(&args.upstream).await?;
+        }
         if args.missing {
             return send_again(&admin, args).await;
         }
