@@ -94,7 +94,7 @@ pub fn start(format: Format, streams: Streams, filter: &str) {
 pub fn tell_left_out() {
     static TOLD: AtomicU64 = AtomicU64::new(0);
     let all = unstalled::left_out();
-    let lines = all - TOLD.load(Ordering::Relaxed);
+    let lines = all.saturating_sub(TOLD.load(Ordering::Relaxed));
     if lines > 0 {
         tracing::warn!(lines, "lines of the log were left out: whoever reads it stood still");
         if unstalled::left_out() == all {

@@ -141,7 +141,7 @@ async fn a_leader_whose_file_needs_a_restart_ignores_it_and_follows_switches() {
     one.replace_config(&text.replace(PLACE, &format!("{PLACE}\nmax_size = \"2GiB\"")));
     let says_why = |status: &Value| {
         let why = status["config"]["error"].as_str().unwrap_or_default();
-        why.contains("a restart is needed to change journal.max_size")
+        why.contains("journal.max_size: a restart is needed to change this")
     };
     shows(&one, "it says why", says_why).await;
     assert_eq!(two.status().await["primary"], "a");
