@@ -119,9 +119,11 @@ pub(super) fn describe(switch: &SwitchStatus) -> String {
 
 async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -> Result<(), Failure> {
     let path = located.path();
-    let before = match admin.status().await {
-        Ok(status) => Some(status),
-        Err(Silence::Unreachable(_)) => None,
+    let (before, is_late) = match admin.status().await {
+        Ok(status) => (Some(status), false),
+        Err(Silence::Unreachable(_)) => (None, false),
+        // The daemon follows its file as soon as it can: a rollback must not depend on an answer.
+        Err(Silence::Late) if !is_shared(&path) => (None, true),
         Err(silence) => return Err(nothing_changed(admin.failure(silence))),
     };
     let mut is_written = written(&path).as_deref() == Some(name);
@@ -181,7 +183,7 @@ async fn flip(admin: &AdminClient, located: &Located, name: &str, args: &Args) -
             }
         }
     }
-    report(done, args.json)
+    if is_late { told_late(done, args.json) } else { report(done, args.json) }
 }
 
 /// Consequences of the new primary that may come as a surprise.
@@ -271,6 +273,20 @@ async fn follow(admin: &AdminClient, before: &Status, name: &str, since: Instant
         sleep(EACH).await;
     }
     Err(last.unwrap_or_else(|| refused(None)))
+}
+
+/// Says that the file names the primary, and that the daemon does not answer.
+fn told_late(mut done: Done<'_>, json: bool) -> Result<(), Failure> {
+    let undo = done.undo.as_ref().map(|undo| format!("\nundo: {undo}")).unwrap_or_default();
+    let told = format!(
+        "{} is the primary in the file; the daemon does not answer in time, and follows when it can{undo}",
+        done.primary
+    );
+    if json {
+        done.error = Some(told.clone());
+        terminal::say_json(&done)?;
+    }
+    Err(Failure::new(Exit::Unavailable, told))
 }
 
 /// Whether the history of switches has the primary in force.

@@ -15,13 +15,11 @@ use super::support::upstream::Upstream;
 use super::{CONFIG, beside, code, err, folder_with, json, out, relay_with_two};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_stands_still_is_told_to_be_there_and_a_switch_changes_nothing() {
+async fn a_relay_that_stands_still_is_told_to_be_there_and_follows_a_switch_later() {
     let (relay, _sentry, _glitchtip) = relay_with_two().await;
-    let before = std::fs::read_to_string(relay.config()).expect("the configuration");
     relay.signal(Signal::STOP);
-    let verbs: [&'static [&'static str]; 6] = [
+    let verbs: [&'static [&'static str]; 5] = [
         &["switch"],
-        &["switch", "glitchtip"],
         &["report"],
         &["backfill", "glitchtip", "--since", "1h"],
         &["dead-letters", "list"],
@@ -32,8 +30,15 @@ async fn a_relay_that_stands_still_is_told_to_be_there_and_a_switch_changes_noth
         assert!(code(&output) == 69 && err(&output).contains("does not answer in time"), "{verb:?}: {output:?}");
         assert!(!out(&output).contains("no daemon is running"), "{verb:?}: {output:?}");
     }
-    assert_eq!(std::fs::read_to_string(relay.config()).expect("the configuration"), before);
+    let output = beside(&relay.config(), &["switch", "glitchtip"]).await;
+    let told = "glitchtip is the primary in the file; the daemon does not answer in time, and follows when it can";
+    assert!(code(&output) == 69 && err(&output).contains(told), "{output:?}");
     relay.signal(Signal::CONT);
+    eventually("it follows", SOON, async || match relay.status().await["primary"].as_str() {
+        Some("glitchtip") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
     relay.finish().await;
 }
 
