@@ -169,7 +169,7 @@ async fn ctrl_c_cancels_a_backfill_and_the_next_one_resumes_it() {
     let relay = plan.upstream("old", "max_in_flight = 1").start().await;
     send(&relay, 30, 0).await;
     for (args, code, says) in [
-        (vec!["backfill", "nobody", "--since", "1h"], 1, "no upstream"),
+        (vec!["backfill", "nobody", "--since", "1h"], 2, "no upstream"),
         (vec!["backfill", "old", "--since", "1h", "--project", "other"], 1, "no project"),
         (vec!["backfill", "old", "--cancel"], 1, "no backfill of old is running"),
         (vec!["backfill", "old"], 2, "--since"),
