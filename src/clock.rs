@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::time::{ClockId, clock_gettime};
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::format_description::well_known::Rfc3339;
@@ -18,12 +17,6 @@ use tokio::time::Instant;
 /// The format of a moment for people.
 const IN_WORDS: &[BorrowedFormatItem<'_>] =
     format_description!("[day padding:none] [month repr:short] [year], [hour]:[minute]:[second] UTC");
-
-/// A clock that nobody can set. On Linux it includes the time that the machine sleeps.
-#[cfg(target_os = "linux")]
-const SINCE_BOOT: ClockId = ClockId::Boottime;
-#[cfg(not(target_os = "linux"))]
-const SINCE_BOOT: ClockId = ClockId::Monotonic;
 
 /// A moment: milliseconds since the Unix epoch, UTC.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -189,12 +182,12 @@ impl Clock {
         self.instant_now().saturating_duration_since(self.anchor)
     }
 
-    /// The time since the machine started, by a clock that nobody can set. On Linux it includes sleep. A simulated clock returns 0, because
-    /// a simulated machine neither sleeps nor stands still.
+    /// The time since the machine started in whole seconds, sleep included (sysinfo(2)): nobody can set it. A simulated clock returns 0,
+    /// because a simulated machine neither sleeps nor stands still.
     pub fn since_boot(&self) -> Duration {
         match &self.simulated_by {
             Some(_) => Duration::ZERO,
-            None => Duration::try_from(clock_gettime(SINCE_BOOT)).unwrap_or_default(),
+            None => Duration::from_secs(u64::try_from(rustix::system::sysinfo().uptime).unwrap_or_default()),
         }
     }
 
