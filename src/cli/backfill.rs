@@ -82,7 +82,7 @@ pub(super) fn missed(status: &Status, name: &str, located: &Located) -> String {
 /// Carries out the verb.
 pub(super) fn backfill(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
-    let done = process::block_on(async {
+    process::block_on(async {
         // A backfill of an upstream that is configured no more can still be cancelled.
         if args.missing || args.since.is_some() {
             admin.status_with(&args.upstream).await?;
@@ -94,8 +94,7 @@ pub(super) fn backfill(located: &Located, args: &Args) -> Result<(), Failure> {
             Some(since) => begin(&admin, args, since).await,
             None => tell(args, &cancel(&admin, &args.upstream).await?),
         }
-    });
-    terminal::with_json(done, args.json)
+    })
 }
 
 async fn begin(admin: &AdminClient, args: &Args, since: Period) -> Result<(), Failure> {

@@ -15,7 +15,7 @@
 
 use std::sync::LazyLock;
 
-use clap::{Arg, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Arg, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 mod admin;
 mod asker;
@@ -67,6 +67,9 @@ pub struct Cli {
     located: locate::Located,
     #[command(subcommand)]
     verb: Verb,
+    /// Whether the verb was given its `--json`.
+    #[arg(skip)]
+    json: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -98,32 +101,39 @@ impl Cli {
     ///
     /// When it asks for help or the version, or is invalid.
     pub fn read() -> Result<Self, clap::Error> {
-        Self::from_arg_matches(&without_empty(Self::command()).try_get_matches()?)
+        let matches = without_empty(Self::command()).try_get_matches()?;
+        Ok(Self { json: wants_json(&matches), ..Self::from_arg_matches(&matches)? })
     }
 
-    /// Carries out the verb.
+    /// Carries out the verb. A failure with a message is printed as JSON as well, if the verb was given its `--json`.
     ///
     /// # Errors
     ///
     /// When the verb fails, or the answer is no.
     pub fn execute(self) -> Result<(), Failure> {
-        let located = self.located;
-        match self.verb {
-            Verb::Run(args) => run::run(&located, &args),
+        let Self { located, verb, json } = self;
+        terminal::with_json(verb.execute(&located), json)
+    }
+}
+
+impl Verb {
+    fn execute(self, located: &locate::Located) -> Result<(), Failure> {
+        match self {
+            Verb::Run(args) => run::run(located, &args),
             Verb::Demo(args) => demo::demo(&args),
-            Verb::Init(args) => init::init(&located, &args),
-            Verb::Check(args) => check::check(&located, &args),
-            Verb::Switch(args) => switch::switch(&located, &args),
-            Verb::SendTest(args) => send_test::send_test(&located, &args),
-            Verb::Status(args) => status::status(&located, &args),
-            Verb::Backfill(args) => backfill::backfill(&located, &args),
-            Verb::Verify(args) => verify::verify(&located, &args),
-            Verb::DeadLetters(args) => dead_letters::dead_letters(&located, &args),
-            Verb::Report(args) => report::report(&located, &args),
-            Verb::Journal(args) => journal::journal(&located, &args),
-            Verb::Notify(args) => notify::notify(&located, &args),
+            Verb::Init(args) => init::init(located, &args),
+            Verb::Check(args) => check::check(located, &args),
+            Verb::Switch(args) => switch::switch(located, &args),
+            Verb::SendTest(args) => send_test::send_test(located, &args),
+            Verb::Status(args) => status::status(located, &args),
+            Verb::Backfill(args) => backfill::backfill(located, &args),
+            Verb::Verify(args) => verify::verify(located, &args),
+            Verb::DeadLetters(args) => dead_letters::dead_letters(located, &args),
+            Verb::Report(args) => report::report(located, &args),
+            Verb::Journal(args) => journal::journal(located, &args),
+            Verb::Notify(args) => notify::notify(located, &args),
             Verb::Sink(args) => sink::sink(&args),
-            Verb::Healthcheck(args) => healthcheck::healthcheck(&located, &args),
+            Verb::Healthcheck(args) => healthcheck::healthcheck(located, &args),
             Verb::Help(args) => help::help(&args),
             Verb::Completions(args) => completions::completions(&args),
             Verb::Man(args) => man::man(&args),
@@ -135,6 +145,14 @@ impl Cli {
 pub fn tell(failure: &Failure) {
     if !failure.message().is_empty() {
         terminal::remark(format_args!("switchyard: {}", failure.message()));
+    }
+}
+
+/// Whether the innermost command was given `--json`.
+fn wants_json(matches: &ArgMatches) -> bool {
+    match matches.subcommand() {
+        Some((_, inner)) => wants_json(inner),
+        None => matches.try_get_one("json").ok().flatten().copied().unwrap_or_default(),
     }
 }
 

@@ -36,12 +36,9 @@ pub(super) struct Args {
 pub(super) fn report(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
     let asked = admin.report_and_text(args.since, args.candidate.as_deref());
-    let asked = process::block_on(async { asked.await.map_err(|silence| admin.failure(silence)) });
-    let told = asked.and_then(|(report, text)| {
-        terminal::say(if args.json { text } else { render(&report) })?;
-        if report.ready { Ok(()) } else { Err(Failure::negative()) }
-    });
-    terminal::with_json(told, args.json)
+    let (report, text) = process::block_on(async { asked.await.map_err(|silence| admin.failure(silence)) })?;
+    terminal::say(if args.json { text } else { render(&report) })?;
+    if report.ready { Ok(()) } else { Err(Failure::negative()) }
 }
 
 /// The whole report as text, the verdict last.

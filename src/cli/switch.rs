@@ -283,8 +283,9 @@ fn told_late(mut done: Done<'_>, json: bool) -> Result<(), Failure> {
         done.primary
     );
     if json {
-        done.error = Some(told.clone());
+        done.error = Some(told);
         terminal::say_json(&done)?;
+        return Err(Failure::told(Exit::Unavailable));
     }
     Err(Failure::new(Exit::Unavailable, told))
 }

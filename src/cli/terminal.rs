@@ -51,7 +51,7 @@ pub(super) fn say_json(value: &impl Serialize) -> Result<(), Failure> {
 pub(super) fn with_json(outcome: Result<(), Failure>, json: bool) -> Result<(), Failure> {
     match outcome {
         Err(failure) if json && !failure.message().is_empty() => {
-            say_json(&serde_json::json!({ "error": failure.message() }))?;
+            say(serde_json::json!({ "error": failure.message() }))?;
             Err(failure)
         }
         outcome => outcome,

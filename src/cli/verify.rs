@@ -71,7 +71,7 @@ impl Found {
 /// Looks for the events, and prints the result.
 pub(super) fn verify(located: &Located, args: &Args) -> Result<(), Failure> {
     let admin = AdminClient::new(located.contact()?)?;
-    let done = process::block_on(async {
+    process::block_on(async {
         let status = match &args.upstream {
             Some(upstream) => admin.status_with(upstream).await?,
             None => admin.status().await.map_err(|silence| admin.failure(silence))?,
@@ -89,8 +89,7 @@ pub(super) fn verify(located: &Located, args: &Args) -> Result<(), Failure> {
             all.iter().try_for_each(tell)?;
         }
         if all.iter().all(Found::is_good) { Ok(()) } else { Err(Failure::negative()) }
-    });
-    terminal::with_json(done, args.json)
+    })
 }
 
 /// Compares one event field by field. Fails unless it is stored as it was sent.

@@ -127,4 +127,18 @@ async fn an_answer_that_cannot_be_given_is_json_where_json_is_asked_for() {
     let output = beside(&nowhere, &["healthcheck", "--json"]).await;
     let said = json(&output);
     assert!(code(&output) == 1 && said["ready"] == Value::Bool(false) && said["why"].is_string(), "{output:?}");
+    let verbs: [&'static [&'static str]; 7] = [
+        &["status", "--json"],
+        &["dead-letters", "list", "--json"],
+        &["dead-letters", "show", "1", "--json"],
+        &["dead-letters", "retry", "--all", "--json"],
+        &["send-test", "--json"],
+        &["switch", "nobody", "--json"],
+        &["notify", "test", "--json"],
+    ];
+    for verb in verbs {
+        let output = beside(&nowhere, verb).await;
+        let said = json(&output)["error"].as_str().unwrap_or_default().to_owned();
+        assert!(code(&output) != 0 && !said.is_empty() && err(&output).contains(&said), "{verb:?}: {output:?}");
+    }
 }
