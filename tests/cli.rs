@@ -280,6 +280,15 @@ fn help_version_completions_and_manual_pages_are_printed() {
         assert!(out(&switchyard(&["completions", shell])).contains("send-test"), "{shell}");
     }
     assert_eq!(code(&switchyard(&["man", "nonsense"])), 2);
+    let folder = tempfile::tempdir().expect("a folder");
+    assert_eq!(code(&switchyard(&["man", "--to", &folder.path().display().to_string()])), 0);
+    let page = |name: &str| std::fs::read_to_string(folder.path().join(format!("{name}.1")));
+    let mut pages = vec!["switchyard".to_owned()];
+    while let Some(name) = pages.pop() {
+        let text = page(&name).unwrap_or_else(|error| panic!("{name}: {error}")).replace("\\-", "-");
+        pages.extend(text.lines().filter_map(|line| line.strip_suffix("(1)")).map(str::to_owned));
+    }
+    assert!(page("switchyard-dead-letters-list").is_ok());
 }
 
 #[test]

@@ -18,9 +18,7 @@ install -m 755 "$binary" "$parts/switchyard"
 for shell in bash zsh fish; do
     "$binary" completions "$shell" >"$parts/completions.$shell"
 done
-"$binary" man | gzip -9n >"$parts/man/switchyard.1.gz"
-for verb in $("$binary" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\) .*/\1/p' | grep -v '^help$'); do
-    "$binary" man "$verb" | gzip -9n >"$parts/man/switchyard-$verb.1.gz"
-done
+"$binary" man --to "$parts/man"
+gzip -9n "$parts"/man/*.1
 cargo deb --no-build --no-strip "$@"
 [[ $* == *--output* ]] || ls "$target"/debian/*.deb

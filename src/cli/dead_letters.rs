@@ -150,7 +150,7 @@ async fn list(admin: &AdminClient, args: &ListArgs) -> Result<(), Failure> {
             harmless(&gist(&letter.answer), 60).into(),
         ]);
     }
-    terminal::say(rows.trim_fmt())
+    terminal::say(terminal::laid_out(rows))
 }
 
 /// Up to `limit` dead letters, newest first.

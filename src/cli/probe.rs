@@ -347,7 +347,7 @@ pub(super) fn print(probes: &[Probe]) -> Result<(), Failure> {
             .into(),
         ]);
     }
-    terminal::say(rows.trim_fmt())?;
+    terminal::say(terminal::laid_out(rows))?;
     // Each upstream's suggestion is shown once, however many projects it has.
     for suggestion in probes.iter().filter_map(|probe| probe.suggestion.as_ref()).collect::<BTreeSet<_>>() {
         terminal::say(tint(Tone::Strong, suggestion))?;

@@ -154,7 +154,7 @@ fn upstreams(report: &Report) -> String {
             ]);
         }
     }
-    rows.trim_fmt()
+    terminal::laid_out(rows)
 }
 
 /// The details of an upstream beyond its rows.
@@ -265,5 +265,5 @@ fn criteria(report: &Report) -> String {
         let found = harmless(&criterion.found, 300);
         rows.add_row(vec![criterion.name.as_str().into(), result, criterion.demanded.as_str().into(), found.into()]);
     }
-    format!("\n{}", rows.trim_fmt())
+    format!("\n{}", terminal::laid_out(rows))
 }

@@ -15,8 +15,7 @@ use super::process::{self, Logging, Signals};
 
 /// Runs the daemon in the foreground; logs go to standard error
 ///
-/// When standard output leads to another file, pipe or socket than standard error, as under PM2, only warnings and errors go to
-/// standard error, and the rest goes to standard output.
+/// Under PM2, only warnings and errors go to standard error, its error.log, and the rest goes to standard output, its out.log.
 ///
 /// A change of the configuration file is live within a second; SIGHUP reloads it at once. SIGINT and SIGTERM stop the daemon in
 /// order, and a second one stops it at once. Either way nothing that was acknowledged is lost.

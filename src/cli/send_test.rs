@@ -357,5 +357,5 @@ fn tell(outcome: &Outcome) -> Result<(), Failure> {
             explanation.as_str().into(),
         ]);
     }
-    terminal::say(rows.trim_fmt())
+    terminal::say(terminal::laid_out(rows))
 }

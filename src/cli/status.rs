@@ -222,7 +222,7 @@ fn upstreams(status: &Status) -> String {
             right(last_delivery(status, upstream)),
         ]);
     }
-    rows.trim_fmt()
+    terminal::laid_out(rows)
 }
 
 /// The time since the last delivery. An older journal has no such time; its accounts then tell whether there was any delivery.
@@ -304,7 +304,7 @@ fn sparkline(upstream: &UpstreamStatus) -> Option<String> {
     let most = delivered.iter().copied().max().filter(|most| *most > 0 && terminal::is_watched())?;
     let bar = |n: &u64| BARS[usize::try_from(n.saturating_mul(7) / most).unwrap_or(7).min(7)];
     let bars: String = delivered.iter().map(bar).collect();
-    Some(format!("  delivered {bars} {:.1} a minute now", upstream.lately.per_minute))
+    Some(format!("  delivered {bars} {:.1} a minute lately", upstream.lately.per_minute))
 }
 
 /// The state of canaries.

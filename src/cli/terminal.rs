@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 use std::path::Path;
 
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
 
 use crate::config::diagnostics::Form;
@@ -14,6 +14,8 @@ use super::failure::{Exit, Failure};
 pub(super) const WIDTH: u16 = 100;
 /// The least width of a table.
 const NARROWEST: u16 = 80;
+/// The longest word that a table does not break.
+const WORD: u16 = 24;
 
 /// Writes one or several lines.
 pub(super) fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
@@ -106,6 +108,33 @@ pub(super) fn table(header: &[&str]) -> Table {
     table
 }
 
+/// A table as text. No column of a terminal's table is narrower than its longest word, up to [`WORD`] characters: half a word is harder to
+/// read than a line that is too long.
+pub(super) fn laid_out(mut table: Table) -> String {
+    if is_watched() {
+        let padding = if width() < WIDTH { (0, 1) } else { (1, 1) };
+        let least = longest_words(&mut table);
+        for (column, word) in table.column_iter_mut().zip(least) {
+            let least = Width::Fixed(word.min(WORD) + padding.0 + padding.1);
+            column.set_padding(padding).set_constraint(ColumnConstraint::LowerBoundary(least));
+        }
+    }
+    table.trim_fmt()
+}
+
+/// The length of the longest word of each column, in characters.
+fn longest_words(table: &mut Table) -> Vec<u16> {
+    let mut longest = vec![0; table.column_count()];
+    for row in table.header().into_iter().chain(table.row_iter()) {
+        for (own, cell) in longest.iter_mut().zip(row.cell_iter()) {
+            let content = cell.content();
+            let words = content.split_whitespace().map(|word| u16::try_from(word.chars().count()).unwrap_or(u16::MAX));
+            *own = words.fold(*own, u16::max);
+        }
+    }
+    longest
+}
+
 /// A cell in a colour, if colours are wanted. A text that has colour codes already would be measured and cut with them.
 pub(super) fn tinted(tone: Tone, text: impl ToString) -> Cell {
     let cell = Cell::new(text);
@@ -171,6 +200,13 @@ mod tests {
         assert_eq!(harmless("a\x1b[2Jb\nc", 80), "a [2Jb c");
         assert_eq!(harmless("abcdef", 6), "abcdef");
         assert_eq!(harmless("abcdefg", 6), "abcde…");
+    }
+
+    #[test]
+    fn a_column_is_as_wide_as_its_longest_word() {
+        let mut table = table(&["DEAD LETTERS", "LAST"]);
+        table.add_row(["7", "4 min ago"]);
+        assert_eq!(longest_words(&mut table), [7, 4]);
     }
 
     #[test]

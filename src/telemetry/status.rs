@@ -269,7 +269,7 @@ pub struct LatelyStatus {
     /// Items delivered in each five minutes of that time, oldest first; the last five minutes are not over yet.
     #[serde(default)]
     pub delivered: Vec<u64>,
-    /// Items delivered per minute now.
+    /// Items delivered per minute, averaged over the last five to ten minutes.
     #[serde(default)]
     pub per_minute: f64,
 }

@@ -18,6 +18,7 @@ use super::running;
 use super::state::Admin;
 
 const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_secs(60);
 /// The most outages of all charts.
 const MOST_OUTAGES: usize = 500;
 
@@ -47,7 +48,7 @@ pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> Lately {
     for (upstream, steps) in &evidence.steps {
         let own = all.entry(Arc::clone(upstream)).or_default();
         own.delivered = delivered(now, steps);
-        own.per_minute = per_minute(now, steps);
+        own.per_minute = per_minute(now, running::first_start(admin, &evidence.stretches), steps);
     }
     Lately { upstreams: all, gaps, refused }
 }
@@ -83,13 +84,13 @@ fn delivered(now: Timestamp, steps: &[Step]) -> Vec<u64> {
     delivered
 }
 
-/// The items delivered per minute, averaged over this step and the one before.
-fn per_minute(now: Timestamp, steps: &[Step]) -> f64 {
+/// The items delivered per minute, averaged over this step and the one before, or over the time since the relay's first start.
+fn per_minute(now: Timestamp, first_start: Timestamp, steps: &[Step]) -> f64 {
     let from = beginning(now) - STEP;
     let delivered: u64 = steps.iter().filter(|step| step.at >= from).map(|step| step.delivered).sum();
     #[expect(clippy::cast_precision_loss, reason = "no ten minutes have 2^53 items")]
     let delivered = delivered as f64;
-    delivered / now.since(from).as_secs_f64() * 60.0
+    delivered / now.since(from.max(first_start)).max(MINUTE).as_secs_f64() * 60.0
 }
 
 /// The data of charts: of 48 hours on the status page, of a report's whole time in the report.

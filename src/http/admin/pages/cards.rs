@@ -50,7 +50,7 @@ fn figures(status: &Status, upstream: &UpstreamStatus) -> Markup {
     let backlog = &upstream.backlog;
     html! {
         dl.figures {
-            div { dt { "Per minute now" } dd { (pace(upstream.lately.per_minute)) } }
+            div { dt { "Per minute lately" } dd { (pace(upstream.lately.per_minute)) } }
             div { dt { "Delivered in all" } dd { (words::count(upstream.delivered)) } }
             div { dt { "Waiting" } dd { (words::count(backlog.envelopes))
                 @if backlog.envelopes > 0 { span.muted { ", the oldest " (words::seconds(backlog.oldest_seconds)) (remaining(upstream)) } } } }
