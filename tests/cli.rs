@@ -719,6 +719,20 @@ fn commands_that_need_a_daemon_say_when_none_answers() {
     }
 }
 
+#[test]
+fn a_file_that_is_no_toml_or_gone_is_told_only_when_no_daemon_answers() {
+    let (_folder, config) = folder_with(&format!("x = = 1\n{CONFIG}"));
+    for (verb, expected) in
+        [(&["status"][..], 78), (&["report"], 78), (&["healthcheck"], 1), (&["status", "--check"], 2)]
+    {
+        assert_eq!(code(&on(&config, verb)), expected, "{verb:?}");
+    }
+    std::fs::remove_file(&config).expect("the file goes");
+    for (verb, expected) in [(&["switch", "glitchtip"][..], 66), (&["check"], 66)] {
+        assert_eq!(code(&on(&config, verb)), expected, "{verb:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_unusable_journal_exits_with_74_and_a_taken_address_with_69() {
     let (folder, config) = folder_with(CONFIG);

@@ -203,26 +203,27 @@ impl AdminClient {
     /// The failure to show to the person at the terminal.
     pub(super) fn failure(&self, silence: Silence) -> Failure {
         let address = self.contact.address;
-        match silence {
-            Silence::Unreachable(why) => Failure::new(
+        match (silence, &self.contact.unread) {
+            (Silence::Unreachable(_) | Silence::Stranger(_), Some(unread)) => unread.clone(),
+            (Silence::Unreachable(why), None) => Failure::new(
                 Exit::Unavailable,
                 format_args!(
                     "no daemon answers at {address}, the admin address of the configuration: {why}\nis `switchyard run` running?"
                 ),
             ),
-            Silence::Late => Failure::new(
+            (Silence::Late, _) => Failure::new(
                 Exit::Unavailable,
                 format_args!(
                     "the daemon at {address} does not answer in time: it is stopped, or has too much to do\n\
                      what it was asked for it may still do when it goes on"
                 ),
             ),
-            Silence::Misasked(why) => Failure::new(Exit::Usage, why),
-            Silence::Unauthorized => Failure::new(Exit::Permission, self.without_token()),
-            Silence::Refused(why) => {
+            (Silence::Misasked(why), _) => Failure::new(Exit::Usage, why),
+            (Silence::Unauthorized, _) => Failure::new(Exit::Permission, self.without_token()),
+            (Silence::Refused(why), _) => {
                 Failure::new(Exit::Negative, format_args!("the daemon at {address} refuses: {why}"))
             }
-            Silence::Stranger(what) => Failure::new(
+            (Silence::Stranger(what), None) => Failure::new(
                 Exit::Unavailable,
                 format_args!(
                     "what answers at {address}, the admin address of the configuration, is no switchyard: {what}\n\

@@ -81,7 +81,7 @@ pub(super) fn missed(status: &Status, name: &str, located: &Located) -> String {
 
 /// Carries out the verb.
 pub(super) fn backfill(located: &Located, args: &Args) -> Result<(), Failure> {
-    let admin = AdminClient::new(located.contact()?)?;
+    let admin = AdminClient::new(located.contact())?;
     process::block_on(async {
         // A backfill of an upstream that is configured no more can still be cancelled.
         if args.missing || args.since.is_some() {

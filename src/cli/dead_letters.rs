@@ -117,7 +117,7 @@ struct ExportArgs {
 
 /// Carries out the verb.
 pub(super) fn dead_letters(located: &Located, args: &Args) -> Result<(), Failure> {
-    let admin = AdminClient::new(located.contact()?)?;
+    let admin = AdminClient::new(located.contact())?;
     process::block_on(async {
         match &args.verb {
             Verb::List(args) => list(&admin, args).await,

@@ -38,7 +38,7 @@ pub enum Exit {
 }
 
 /// The failure of a verb.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     exit: Exit,
     message: String,

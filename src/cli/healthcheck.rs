@@ -17,9 +17,7 @@ pub(super) struct Args {
 
 /// Asks the daemon once.
 pub(super) fn healthcheck(located: &Located, args: &Args) -> Result<(), Failure> {
-    let asked = located
-        .contact()
-        .and_then(AdminClient::new)
+    let asked = AdminClient::new(located.contact())
         .and_then(|admin| process::block_on(async { admin.ready().await.map_err(|silence| admin.failure(silence)) }));
     let why = asked.err().map(|failure| failure.message().to_owned());
     match (why, args.json) {

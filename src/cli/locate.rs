@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use toml::de::DeTable;
 
-use crate::config::diagnostics::LoadError;
 use crate::config::{Loaded, followed, load};
 use crate::http::settings;
 use crate::units::Secret;
@@ -35,6 +35,8 @@ pub(super) struct Contact {
     pub(super) address: SocketAddr,
     /// The token for the admin listener, if the file has one; or why it cannot be read here.
     pub(super) token: Result<Option<Secret>, String>,
+    /// Why the address may be another: the file is not there, or is no TOML. This is the failure when no daemon answers.
+    pub(super) unread: Option<Failure>,
 }
 
 impl Located {
@@ -76,18 +78,14 @@ impl Located {
         load(&self.path()).map_err(|error| Failure::loading(&error, terminal::form_of_errors()))
     }
 
-    /// How to reach the daemon.
-    pub(super) fn contact(&self) -> Result<Contact, Failure> {
-        if let Some(nowhere) = self.nowhere() {
-            return Err(nowhere);
-        }
-        let path = self.path();
-        let error = match load(&path) {
-            Ok(loaded) => return Ok(Contact::of(loaded.config.admin.listen, loaded.config.admin.token)),
-            Err(error) => error,
+    /// How to reach the daemon: by the file as far as it can be read, else at the default address.
+    pub(super) fn contact(&self) -> Contact {
+        let unread = match self.load() {
+            Ok(loaded) => return Contact::of(loaded.config.admin.listen, loaded.config.admin.token),
+            Err(unread) => unread,
         };
-        let lenient = matches!(error, LoadError::Invalid(_)).then(|| lenient(&path)).flatten();
-        lenient.ok_or_else(|| Failure::loading(&error, terminal::form_of_errors()))
+        let (contact, is_whole) = lenient(&self.path());
+        Contact { unread: (!is_whole).then_some(unread), ..contact }
     }
 }
 
@@ -99,7 +97,7 @@ fn hidden() -> Option<&'static str> {
 
 impl Contact {
     pub(super) fn of(listen: SocketAddr, token: Option<Secret>) -> Self {
-        Self { address: reachable(listen), token: Ok(token) }
+        Self { address: reachable(listen), token: Ok(token), unread: None }
     }
 }
 
@@ -113,19 +111,20 @@ pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     (ip, listen.port()).into()
 }
 
-/// The contact from the section `[admin]` of a file that has problems elsewhere; `None` if it cannot be read.
-fn lenient(path: &Path) -> Option<Contact> {
-    let text = std::fs::read_to_string(path).ok()?;
-    let file: toml::Table = text.parse().ok()?;
-    let admin = file.get("admin");
-    let word = |name: &str| admin.and_then(|admin| admin.get(name)).and_then(toml::Value::as_str);
-    let listen = match word("listen") {
-        Some(listen) => listen.parse().ok()?,
-        None => settings::Admin::default().listen,
-    };
+/// The contact from the section `[admin]` of a file that has problems, and whether nothing there was skipped.
+fn lenient(path: &Path) -> (Contact, bool) {
+    let text = std::fs::read_to_string(path);
+    let is_there = text.is_ok();
+    let text = text.unwrap_or_default();
+    let (file, errors) = DeTable::parse_recoverable(&text);
+    let admin = file.get_ref().get("admin");
+    let word = |name: &str| admin.and_then(|admin| admin.get_ref().get(name)).and_then(|word| word.get_ref().as_str());
+    let written = word("listen").map(str::parse);
+    let is_whole = is_there && errors.is_empty() && !matches!(written, Some(Err(_)));
+    let listen = written.and_then(Result::ok).unwrap_or(settings::Admin::default().listen);
     let token =
         word("token").map(|token| followed(token, &|name| std::env::var(name).ok()).map(Secret::new)).transpose();
-    Some(Contact { address: reachable(listen), token })
+    (Contact { address: reachable(listen), token, unread: None }, is_whole)
 }
 
 #[cfg(test)]
@@ -139,7 +138,7 @@ mod tests {
         let text =
             "[admin]\nlisten = \"0.0.0.0:9\"\ntoken = \"t\"\n[[projects]]\npublic_key = \"${NOT_SET_ANYWHERE}\"\n";
         std::fs::write(&path, text).unwrap();
-        let contact = Located { config: Some(path) }.contact().unwrap();
+        let contact = Located { config: Some(path) }.contact();
         assert_eq!(contact.address, "127.0.0.1:9".parse().unwrap());
         assert_eq!(contact.token.unwrap().unwrap().expose(), "t");
     }
@@ -149,7 +148,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
         std::fs::write(&path, "[admin]\ntoken = \"${NOT_SET_ANYWHERE}\"\n").unwrap();
-        let why = Located { config: Some(path) }.contact().unwrap().token.unwrap_err();
+        let why = Located { config: Some(path) }.contact().token.unwrap_err();
         assert_eq!(why, "the environment variable NOT_SET_ANYWHERE is not set");
+    }
+
+    #[test]
+    fn a_daemon_is_found_though_its_file_is_no_toml_or_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let at = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let contact = Located { config: Some(path.clone()) }.contact();
+            (contact.address.to_string(), contact.unread.unwrap().code())
+        };
+        let admin = "[admin]\nlisten = \"127.0.0.1:9\"\n";
+        assert_eq!(at(&format!("x = = 1\n{admin}")), ("127.0.0.1:9".to_owned(), 78));
+        assert_eq!(at(&format!("{admin}[server]\nx = yes\n")), ("127.0.0.1:9".to_owned(), 78));
+        assert_eq!(at("[admin]\nlisten = \n"), ("127.0.0.1:8485".to_owned(), 78));
+        std::fs::remove_file(&path).unwrap();
+        let gone = Located { config: Some(path.clone()) }.contact();
+        assert_eq!((gone.address.to_string(), gone.unread.unwrap().code()), ("127.0.0.1:8485".to_owned(), 66));
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Args {
 
 /// Shows the report.
 pub(super) fn report(located: &Located, args: &Args) -> Result<(), Failure> {
-    let admin = AdminClient::new(located.contact()?)?;
+    let admin = AdminClient::new(located.contact())?;
     let asked = admin.report_and_text(args.since, args.candidate.as_deref());
     let (report, text) = process::block_on(async { asked.await.map_err(|silence| admin.failure(silence)) })?;
     terminal::say(if args.json { text } else { render(&report) })?;

@@ -9,7 +9,7 @@ use crate::telemetry::status::{CanaryStatus, OutageStatus, ProjectStatus, ShareS
 use crate::telemetry::verification::VerificationStatus;
 use crate::telemetry::words::{self, ago, bytes, span};
 
-use super::admin::AdminClient;
+use super::admin::{AdminClient, Silence};
 use super::backfill::describe;
 use super::failure::{Exit, Failure};
 use super::locate::Located;
@@ -43,7 +43,7 @@ pub(super) struct Args {
 
 /// Shows the status once or repeatedly.
 pub(super) fn status(located: &Located, args: &Args) -> Result<(), Failure> {
-    let admin = AdminClient::new(located.contact()?)?;
+    let admin = AdminClient::new(located.contact())?;
     process::block_on(async {
         if args.check {
             return check(&admin, args.json).await;
@@ -68,12 +68,13 @@ async fn check(admin: &AdminClient, json: bool) -> Result<(), Failure> {
     let health = match admin.status_and_text().await {
         Ok((status, _)) => status.health,
         Err(silence) => {
+            let level = match silence {
+                Silence::Unauthorized | Silence::Refused(_) | Silence::Misasked(_) => Level::Degraded,
+                Silence::Unreachable(_) | Silence::Late | Silence::Stranger(_) => Level::LosingData,
+            };
             let failure = admin.failure(silence);
-            if failure.code() != Exit::Unavailable as u8 {
-                return Err(failure);
-            }
-            let why = failure.message().lines().next().unwrap_or_default().to_owned();
-            Health { level: Level::LosingData, sentence: format!("{}: {why}", Level::LosingData.words()) }
+            let why = failure.message().lines().next().unwrap_or_default();
+            Health { level, sentence: format!("{}: {why}", level.words()) }
         }
     };
     match json {

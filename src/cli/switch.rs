@@ -77,7 +77,11 @@ struct Shown {
 
 /// Shows the primary or switches it.
 pub(super) fn switch(located: &Located, args: &Args) -> Result<(), Failure> {
-    let admin = AdminClient::new(located.contact()?)?;
+    let contact = located.contact();
+    if let Some(unread) = contact.unread {
+        return Err(unread);
+    }
+    let admin = AdminClient::new(contact)?;
     process::block_on(async {
         match &args.name {
             None => show(&admin, located, args.json).await,

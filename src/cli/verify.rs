@@ -70,7 +70,7 @@ impl Found {
 
 /// Looks for the events, and prints the result.
 pub(super) fn verify(located: &Located, args: &Args) -> Result<(), Failure> {
-    let admin = AdminClient::new(located.contact()?)?;
+    let admin = AdminClient::new(located.contact())?;
     process::block_on(async {
         let status = match &args.upstream {
             Some(upstream) => admin.status_with(upstream).await?,
