@@ -4,6 +4,8 @@ mod support;
 
 #[path = "delivery/addresses.rs"]
 mod addresses;
+#[path = "delivery/circle.rs"]
+mod circle;
 #[path = "delivery/compress.rs"]
 mod compress;
 #[path = "delivery/gate.rs"]

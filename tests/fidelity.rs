@@ -71,6 +71,7 @@ impl Tracker {
             "content-length",
             "x-forwarded-for",
             "x-sentry-forwarded-for",
+            "cdn-loop",
             "user-agent",
             "origin",
         ]);

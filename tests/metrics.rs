@@ -80,8 +80,8 @@ const CLOSED: [(&str, &str); 5] = [
     ("upstream", "new old"),
 ];
 
-const REFUSED: &str = "content_type disconnected encoding journal_failed journal_full malformed method mismatch no_such_route overloaded project_share \
-                       proxy_protocol rate_limited timeout too_large too_many_connections unauthenticated unknown_project upstream_failed upstream_timeout";
+const REFUSED: &str = "content_type disconnected encoding journal_failed journal_full loop malformed method mismatch no_such_route overloaded project_share \
+                       proxy_overloaded proxy_protocol rate_limited timeout too_large too_many_connections unauthenticated unknown_project upstream_failed upstream_timeout";
 
 /// One line of `/metrics`: name, labels, value.
 type Line = (String, BTreeMap<String, String>, f64);

@@ -174,6 +174,7 @@ async fn requests_and_answers_pass_with_listed_headers_only() {
     let expected = [
         "accept",
         "authorization",
+        "cdn-loop",
         "content-length",
         "content-type",
         "host",
@@ -421,7 +422,9 @@ async fn a_hung_primary_holds_up_only_its_places_and_no_ingestion() {
         samples.sum("switchyard_refused_requests_total", &[("reason", reason)])
     };
     let samples = relay.samples().await.expect("metrics");
-    assert_eq!((refused(&samples, "upstream_timeout"), refused(&samples, "overloaded")), (64.0, 16.0));
+    assert_eq!((refused(&samples, "upstream_timeout"), refused(&samples, "proxy_overloaded")), (64.0, 16.0));
+    let health = relay.status().await["health"].to_string();
+    assert!(!health.contains("submission"), "nothing is lost that was no submission: {health}");
     assert_eq!(ask(1).await, 504, "the places are free again");
     // One client holds at most half of the places.
     let statuses = futures_util::future::join_all((0..40).map(|_| ask(1))).await;

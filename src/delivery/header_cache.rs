@@ -52,6 +52,7 @@ fn is_same(one: &Client, other: &Client) -> bool {
         && one.user_agent == other.user_agent
         && one.sentry_client == other.sentry_client
         && one.origin == other.origin
+        && one.via == other.via
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ const LONGEST: usize = 8 * 1024;
 const SHORTEST_HIDDEN: usize = 4;
 
 /// Headers that the relay sets itself, and headers of a single connection (RFC 9110, section 7.6.1).
-const OURS: [&str; 21] = [
+const OURS: [&str; 22] = [
     "host",
     "content-length",
     "content-type",
@@ -29,6 +29,7 @@ const OURS: [&str; 21] = [
     "origin",
     "expect",
     "x-sentry-auth",
+    "cdn-loop",
     "x-forwarded-for",
     "x-sentry-forwarded-for",
     "connection",

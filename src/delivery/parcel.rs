@@ -20,6 +20,7 @@ use super::rewrite::{Address, rewrite, rewrite_line};
 use super::transport::{Contents, ENVELOPE, Parcel, Stream, parcel};
 
 const X_SENTRY_AUTH: HeaderName = HeaderName::from_static("x-sentry-auth");
+const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_SENTRY_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-sentry-forwarded-for");
 
@@ -37,7 +38,7 @@ pub(super) fn pack(
 ) -> Result<Parcel, Unreadable> {
     let (record, dsn) = (&claim.record, to.dsn);
     if let Some(request) = &record.client.request {
-        return repeat(record, request, pieces, dsn);
+        return repeat(record, request, pieces, to);
     }
     let dwell = now.since(record.accepted_at);
     let body = match (&record.body, pieces) {
@@ -49,13 +50,13 @@ pub(super) fn pack(
         (Body::Large(_), None) => return Err(Unreadable::Io(std::io::ErrorKind::NotFound.into())),
         (body @ Body::Large(_), Some(pieces)) => Contents::Stream(stream(body, load, pieces, to, dwell)?),
     };
-    let headers = header_cache.of(record, || of_envelope(dsn, &record.client));
+    let headers = header_cache.of(record, || of_envelope(dsn, &record.client, Some(to)));
     Ok(parcel(Method::POST, dsn.envelope_uri().clone(), headers, body))
 }
 
 /// The question whether the upstream is there: an envelope without items, which stores nothing.
 pub(super) fn question(dsn: &Dsn) -> Parcel {
-    let headers = of_envelope(dsn, &Client::ours());
+    let headers = of_envelope(dsn, &Client::ours(), None);
     let body = joined((Bytes::from_static(QUESTION), Bytes::new()));
     parcel(Method::POST, dsn.envelope_uri().clone(), headers, body)
 }
@@ -70,9 +71,10 @@ fn repeat(
     record: &Record,
     request: &RawRequest,
     pieces: Option<Arc<dyn Pieces>>,
-    dsn: &Dsn,
+    to: &Address<'_>,
 ) -> Result<Parcel, Unreadable> {
-    let mut headers = headers(dsn, &record.client);
+    let dsn = to.dsn;
+    let mut headers = headers(dsn, &record.client, Some(to));
     if request.keyed {
         headers.remove(X_SENTRY_AUTH);
     }
@@ -117,15 +119,16 @@ fn selection(body: &Bytes, items: &[u16]) -> Bytes {
     Envelope::parse(body.clone()).map_or_else(|_| body.clone(), |envelope| envelope.in_order(items))
 }
 
-fn of_envelope(dsn: &Dsn, client: &Client) -> HeaderMap {
-    let mut headers = headers(dsn, client);
+fn of_envelope(dsn: &Dsn, client: &Client, to: Option<&Address<'_>>) -> HeaderMap {
+    let mut headers = headers(dsn, client, to);
     headers.insert(header::CONTENT_TYPE, ENVELOPE);
     headers
 }
 
 /// The headers of a request: one form of authentication, the client's own name and origin, and its address twice, because Sentry's edge
-/// overwrites the first. Nothing else of the client's is sent: no cookies.
-fn headers(dsn: &Dsn, client: &Client) -> HeaderMap {
+/// overwrites the first; and the marks of the relays on the way, ours last, unless it is a question, which no relay passes on. Nothing
+/// else of the client's is sent: no cookies.
+fn headers(dsn: &Dsn, client: &Client, to: Option<&Address<'_>>) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(12);
     let name = client.sentry_client.as_deref().unwrap_or(concat!("switchyard/", env!("CARGO_PKG_VERSION")));
     let auth = ["Sentry sentry_version=7, sentry_client=", name, ", sentry_key=", dsn.public_key()].concat();
@@ -140,6 +143,11 @@ fn headers(dsn: &Dsn, client: &Client) -> HeaderMap {
     set(X_SENTRY_AUTH, HeaderValue::try_from(auth).ok());
     set(header::USER_AGENT, value(client.user_agent.as_deref()));
     set(header::ORIGIN, value(client.origin.as_deref()));
+    let marks = to.map(|to| {
+        let before = client.via.iter().map(|via| format!("{via}, "));
+        before.chain([to.project.mark()]).collect::<String>()
+    });
+    set(CDN_LOOP, value(marks.as_deref()));
     let origin = value(client.forwarded_for.as_deref());
     set(X_FORWARDED_FOR, origin.clone());
     set(X_SENTRY_FORWARDED_FOR, origin);

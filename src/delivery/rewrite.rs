@@ -21,7 +21,8 @@ const HELD: Duration = Duration::from_secs(1);
 /// The address of an envelope: its project's DSN at the upstream, and the DSNs of the other projects there.
 pub struct Address<'a> {
     routing: &'a Routing,
-    project: &'a Project,
+    /// The envelope's project.
+    pub(super) project: &'a Project,
     upstream: &'a str,
     /// The DSN of the envelope's project.
     pub(super) dsn: &'a Dsn,

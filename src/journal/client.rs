@@ -25,6 +25,9 @@ pub struct Client {
     /// `sentry_client` of the authentication.
     #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
     pub sentry_client: Option<Box<str>>,
+    /// The marks of the relays that it came through, as a list.
+    #[serde(rename = "v", default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<Box<str>>,
     /// The request of a body that is not an envelope. Its body is sent on unchanged.
     #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Box<RawRequest>>,

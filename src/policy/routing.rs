@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ring::digest::{SHA256, digest};
+
 use crate::protocol::dsn::{Dsn, constant_form};
 
 use super::outcome::DropReason;
@@ -24,6 +26,22 @@ pub struct Project {
     pub primary: Option<Arc<str>>,
     /// A mirror setting of its own.
     pub mirror: Option<bool>,
+}
+
+/// How the mark of a relay begins.
+pub const MARK: &str = "switchyard-";
+
+impl Project {
+    /// The mark on requests to this project's upstreams, by which the relay knows them when they come back. It is made of the identity
+    /// and the DSNs, so relays with one configuration have one mark, and a chain of relays, each with other DSNs, has several.
+    pub fn mark(&self) -> String {
+        let mut text = format!("{} {}", self.id, self.public_key.expose());
+        for (upstream, dsn) in &self.dsns {
+            text.push_str(&format!("\n{upstream} {}", dsn.reveal()));
+        }
+        let half = digest(&SHA256, text.as_bytes()).as_ref().first_chunk().copied().map_or(0, u128::from_be_bytes);
+        format!("{MARK}{half:032x}")
+    }
 }
 
 /// A project's key in the form in which keys are compared. Not shown.

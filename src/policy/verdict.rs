@@ -13,8 +13,8 @@ vocabulary! {
         RateLimited = "rate_limited",
         /// The upstream is in trouble: network, timeout, 408, 5xx. Try again.
         Failed = "failed",
-        /// Our DSN is wrong there, or the way to it: 401, 403, 404, a redirect, an answer that no tracker gives, anything else below
-        /// 500 that nobody expects. Hold, and say so.
+        /// Our DSN is wrong there, or the way to it: 401, 403, 404, a redirect, an answer that no tracker gives, 508, anything
+        /// else below 500 that nobody expects. Hold, and say so.
         Misconfigured = "misconfigured",
         /// The upstream will never take it.
         Refused = "refused",
@@ -35,6 +35,8 @@ impl Verdict {
             400 | 403 if says_duplicate(text) => Self::Delivered,
             400 | 413 | 414 | 415 | 422 | 431 => Self::Refused,
             408 | 425 => Self::Failed,
+            // A relay on the way has seen the request before (RFC 5842, section 7.2): the DSN leads back to it.
+            508 => Self::Misconfigured,
             // No tracker answers an envelope so: something on the way to it did. Nothing is dropped for that.
             300..=499 => Self::Misconfigured,
             _ => Self::Failed,
@@ -109,6 +111,7 @@ mod tests {
             (410, "", Verdict::Misconfigured),
             (426, "", Verdict::Misconfigured),
             (451, "", Verdict::Misconfigured),
+            (508, "", Verdict::Misconfigured),
             (101, "", Verdict::Failed),
             (999, "", Verdict::Failed),
             (400, "bad envelope", Verdict::Refused),

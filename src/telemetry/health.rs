@@ -227,6 +227,11 @@ fn short(text: &str) -> String {
 /// The remedy for an upstream's last trouble, in words; empty if there is nothing to do.
 pub fn remedy(upstream: &UpstreamStatus) -> &'static str {
     match upstream.state.as_str() {
+        "misconfigured"
+            if upstream.last_error.as_ref().is_some_and(|error| error.what.contains("508 Loop Detected")) =>
+        {
+            "A DSN of this upstream leads back to this relay: put the DSN there that the tracker shows."
+        }
         "misconfigured" => {
             "Look at the DSNs of this upstream in the configuration: its key or project is not known there."
         }

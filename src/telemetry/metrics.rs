@@ -213,6 +213,8 @@ vocabulary! {
         TooManyConnections = "too_many_connections",
         UpstreamTimeout = "upstream_timeout",
         UpstreamFailed = "upstream_failed",
+        ProxyOverloaded = "proxy_overloaded",
+        Loop = "loop",
     }
 }
 
@@ -229,9 +231,9 @@ impl Refused {
 }
 
 /// The status codes of the public listener, the primary's that matter, and one label for all others of the primary.
-const CODES: [&str; 24] = [
+const CODES: [&str; 25] = [
     "200", "201", "202", "204", "301", "302", "304", "400", "401", "403", "404", "405", "408", "409", "413", "414",
-    "415", "429", "431", "500", "502", "503", "504", "other",
+    "415", "429", "431", "500", "502", "503", "504", "508", "other",
 ];
 
 /// The label of a status code.

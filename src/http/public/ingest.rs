@@ -22,6 +22,7 @@ use crate::tasks;
 
 use super::body::Incoming;
 use super::caller::refuse;
+use super::circle;
 use super::error::{ApiError, tell_limits};
 use super::limit::{BodyError, Limit};
 use super::peer::{self, client};
@@ -231,6 +232,7 @@ fn note_project(response: &mut Response, project: Option<Arc<str>>) {
 }
 
 fn authenticate(public: &Public, id: Option<&str>, key: Option<&str>, parts: &Parts) -> Result<Entrance, ApiError> {
+    circle::check(public, &parts.headers)?;
     Ok(public.intake.authenticate(id, credentials(public, parts, key))?)
 }
 

@@ -2,6 +2,7 @@
 
 pub(super) mod body;
 mod caller;
+mod circle;
 mod crash;
 mod error;
 mod ingest;

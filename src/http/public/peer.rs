@@ -13,6 +13,8 @@ use crate::http::listener::doors;
 use crate::http::listener::network::Network;
 use crate::journal::Client;
 
+use super::circle;
+
 const FORWARDED: [HeaderName; 4] = [
     HeaderName::from_static("cf-connecting-ip"),
     HeaderName::from_static("x-vercel-forwarded-for"),
@@ -46,6 +48,7 @@ pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> 
         origin: text(headers.get(header::ORIGIN)).map(Into::into),
         forwarded_for: Some(forwarded_for.into()),
         sentry_client: None,
+        via: circle::via(headers),
         request: None,
         left_out: vec![],
         spilled: None,

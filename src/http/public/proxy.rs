@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::request::Parts;
-use http::{Method, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use http_body::{Body as _, SizeHint};
 use hyper::body::Incoming as Answer;
 
@@ -31,6 +31,7 @@ use crate::telemetry::metrics::Refused;
 
 use super::body::Incoming;
 use super::caller::refuse;
+use super::circle;
 use super::error::ApiError;
 use super::ingest;
 use super::limit::{BodyError, Limit};
@@ -44,13 +45,21 @@ const MIB: u64 = 1024 * 1024;
 /// Passes a request on that no endpoint of ours takes.
 pub(super) async fn forward(State(public): State<Arc<Public>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    pass_on(&public, &parts, body).await.unwrap_or_else(|error| refuse(&public, &parts, error))
+    pass_on(&public, &parts, body).await.unwrap_or_else(|mut error| {
+        if error.reason.is_for_want_of_room() {
+            // It was no submission, so nothing is lost.
+            error.reason = Refused::ProxyOverloaded;
+        }
+        refuse(&public, &parts, error)
+    })
 }
 
 async fn pass_on(public: &Public, parts: &Parts, body: Body) -> Result<Response, ApiError> {
     let path = parts.uri.path();
     let credentials = || ingest::credentials(public, parts, None);
-    let destination = destination::find(&public.intake.routing(), path, parts.uri.query(), credentials)?;
+    let routing = public.intake.routing();
+    circle::check(public, &parts.headers)?;
+    let destination = destination::find(&routing, path, parts.uri.query(), credentials)?;
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Refused::Method, "this method is not passed on"));
     }
@@ -67,6 +76,8 @@ async fn pass_on(public: &Public, parts: &Parts, body: Body) -> Result<Response,
     let body = Upload::new(body, length, limit.bytes(), Arc::clone(&progress));
     let client = peer::client(&parts.headers, peer::of(parts), &public.server.load().trusted_proxies);
     let mut headers = headers::to_upstream(&parts.headers, client.forwarded_for.as_deref(), destination.rekey.as_ref());
+    let marks = routing.projects.first().map(|project| circle::onward(&parts.headers, project));
+    headers.extend(marks.and_then(|marks| Some((circle::CDN_LOOP, HeaderValue::try_from(marks).ok()?))));
     own.apply(&mut headers);
     let Destination { url, upstream, .. } = destination;
     let mut request = http::Request::new(body);

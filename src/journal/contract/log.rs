@@ -10,7 +10,9 @@ pub(crate) async fn a_claimed_record_is_what_was_appended(mut subject: Subject) 
     let ping = RawRequest::new(Endpoint::Cron, true, "cron/nightly", Some("status=ok")).unwrap();
     let left_out = vec![LeftOut { target: a, why: DropReason::Sampled, items: vec![0, 9] }];
     let request = Some(ping.into());
-    let client = Client { user_agent, origin: None, forwarded_for, sentry_client, request, left_out, spilled: None };
+    let via = Some("switchyard-1".into());
+    let client =
+        Client { user_agent, origin: None, forwarded_for, sentry_client, via, request, left_out, spilled: None };
     for (event_id, size) in [(Some(EventId::from(u128::MAX)), 10), (None, 0), (None, 700_000)] {
         let body = Bytes::from((0..size).map(|i| i as u8).collect::<Vec<u8>>()).into();
         let sent = Submission { event_id, body, client: client.clone(), ..submission(at(3), &[a]) };
