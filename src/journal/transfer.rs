@@ -263,6 +263,8 @@ pub struct Entry(pub(in crate::journal) Part);
 pub(in crate::journal) enum Part {
     /// Under which the keys of repeats are made.
     Secret(Vec<u8>),
+    /// The last number of a dead letter: it is never used again, even if none is left.
+    LastLetter(i64),
     /// The primary of all relays.
     Primary(String),
     /// The next target: their numbers are 0, 1, 2.

@@ -171,6 +171,43 @@ async fn a_journal_moves_into_a_database_and_back_and_everything_is_delivered_on
     relay.finish().await;
 }
 
+/// Lets `a` refuse an event, and discards the dead letter; returns its number.
+async fn refused_and_discarded(relay: &Relay, a: &Upstream) -> u64 {
+    a.then([Reply::status(400)]);
+    relay.send_errors(1).await;
+    eventually("a has refused it", SOON, async || {
+        let letters = relay.upstream("a").await["dead_letters"].clone();
+        if letters == 1 { Ok(()) } else { Err(letters.to_string()) }
+    })
+    .await;
+    let (_, told) = relay.verb(&["dead-letters", "list", "--json"]).await;
+    let letters: Value = serde_json::from_str(&told).expect("letters");
+    let number = letters["dead_letters"][0]["id"].as_u64().expect("a number");
+    let (code, told) = relay.verb(&["dead-letters", "discard", &number.to_string()]).await;
+    assert_eq!(code, 0, "{told}");
+    number
+}
+
+#[tokio::test]
+async fn the_number_of_a_discarded_dead_letter_is_not_used_again_after_a_move() {
+    let a = Upstream::start().await;
+    let mut relay = Plan::new(&[("a", a.dsn("key", 1))]).start().await;
+    let mut numbers = vec![refused_and_discarded(&relay, &a).await];
+    relay.stop().await;
+    let database = Server::shared().database();
+    moved(&relay, &["--to", &database.url, "--single"]).await;
+    keep_in(&relay, IN_A_FILE, &in_a_database(&database));
+    let mut relay = relay.started().await;
+    numbers.push(refused_and_discarded(&relay, &a).await);
+    relay.stop().await;
+    moved(&relay, &["--to", "back.db"]).await;
+    keep_in(&relay, &in_a_database(&database), "path = \"back.db\"");
+    let relay = relay.started().await;
+    numbers.push(refused_and_discarded(&relay, &a).await);
+    assert!(numbers.is_sorted_by(|before, next| before < next), "{numbers:?}");
+    relay.finish().await;
+}
+
 #[tokio::test]
 async fn the_records_of_several_relays_move_into_one_file() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);

@@ -144,3 +144,25 @@ pub(crate) async fn a_discarded_dead_letter_lets_its_record_go(mut subject: Subj
     assert_eq!((left.len(), left[0].accepted_at), (1, at(3)), "the oldest went");
     subject.assert_balanced().await;
 }
+
+pub(crate) async fn numbers_of_dead_letters_are_never_used_twice(mut subject: Subject) {
+    let mut last = 0;
+    for second in 1..=4 {
+        let journal = subject.journal();
+        let a = journal.target("a").await.unwrap();
+        refuse(&journal, a, second, "refused").await;
+        let letters = journal.letters(Pick::default(), u64::MAX, 9).await.unwrap();
+        assert!(letters.len() == 1 && letters[0].id > last, "{letters:?} after {last}");
+        last = letters[0].id;
+        let pick = Pick { id: Some(last), ..Pick::default() };
+        let gone = match second {
+            1 => journal.retry_letters(pick, 9).await,
+            _ => journal.discard_letters(pick, 9).await,
+        };
+        assert_eq!(gone.unwrap(), 1);
+        drop(journal);
+        if second > 2 {
+            subject.crash();
+        }
+    }
+}

@@ -65,6 +65,7 @@ macro_rules! suite {
                 parts_of_one_record_are_retried_together,
                 a_dead_letter_of_a_waiting_record_is_left_alone,
                 a_discarded_dead_letter_lets_its_record_go,
+                numbers_of_dead_letters_are_never_used_twice,
                 a_backfill_delivers_withheld_records_once_and_the_accounts_balance,
                 records_from_before_the_target_were_never_withheld,
                 backfilled_records_go_after_all_others,

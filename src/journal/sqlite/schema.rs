@@ -32,7 +32,7 @@ const LOG_KEPT: u32 = 16 << 20;
 ///
 /// A record is settled for a target when its number is not above the target's watermark and no `pending` row names it. Above the watermark
 /// every record with the target's bit waits. So an untried record costs no row.
-pub(super) const FORMATS: [&str; 13] = [
+pub(super) const FORMATS: [&str; 14] = [
     "
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), next_record INTEGER NOT NULL);
 INSERT INTO meta VALUES (1, 1);
@@ -156,6 +156,19 @@ CREATE TABLE difference (
 ALTER TABLE target ADD COLUMN delivered_at INTEGER;
 ALTER TABLE target ADD COLUMN canary_at INTEGER;
 UPDATE target SET delivered_at = (SELECT max(at) FROM step WHERE step.target = target.id AND delivered > 0);
+",
+    // AUTOINCREMENT: the number of a dead letter that is gone is never another's.
+    "
+ALTER TABLE dead_letter RENAME TO former;
+CREATE TABLE dead_letter (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, target INTEGER NOT NULL, record INTEGER NOT NULL, at INTEGER NOT NULL,
+    reason TEXT NOT NULL, status INTEGER, answer TEXT NOT NULL, attempts INTEGER NOT NULL, items BLOB, quantities TEXT,
+    project INTEGER NOT NULL
+);
+INSERT INTO dead_letter SELECT id, target, record, at, reason, status, answer, attempts, items, quantities, project FROM former;
+DROP TABLE former;
+CREATE INDEX dead_letter_record ON dead_letter (record);
+CREATE INDEX dead_letter_project ON dead_letter (project);
 ",
 ];
 

@@ -26,8 +26,11 @@ const PIECES: i64 = 4;
 /// Tells everything.
 pub(super) async fn run(connection: &Connection, to: &Sender<Entry>) -> Result<(), Fault> {
     let telling = Telling { connection, to };
-    let meta = connection.query_one("SELECT secret, (SELECT main FROM control) FROM meta", &[]).await?;
+    let sql = "SELECT secret, (SELECT main FROM control),
+             (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM dead_letter_id_seq) FROM meta";
+    let meta = connection.query_one(sql, &[]).await?;
     telling.say(Part::Secret(meta.get(0))).await?;
+    telling.say(Part::LastLetter(meta.get(2))).await?;
     if let Some(primary) = meta.get(1) {
         telling.say(Part::Primary(primary)).await?;
     }

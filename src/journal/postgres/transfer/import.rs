@@ -105,6 +105,10 @@ impl<'a> Filling<'a> {
             Part::Secret(secret) => {
                 self.connection.run("UPDATE meta SET secret = $1", &[&secret]).await?;
             }
+            Part::LastLetter(last) => {
+                let sql = "SELECT setval(pg_get_serial_sequence('dead_letter', 'id'), $1::bigint) WHERE $1::bigint > 0";
+                self.connection.run(sql, &[&last]).await?;
+            }
             Part::Primary(name) => {
                 self.connection.run("UPDATE control SET main = $1, revision = 1", &[&name]).await?;
             }
@@ -298,7 +302,7 @@ impl<'a> Filling<'a> {
         let sql =
             "UPDATE dead_letter d SET bytes = r.size + octet_length(d.answer) FROM record r WHERE r.id = d.record";
         connection.run(sql, &[]).await?;
-        for table in ["switch", "outage", "difference", "dead_letter"] {
+        for table in ["switch", "outage", "difference"] {
             let sql = format!(
                 "SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table} HAVING max(id) IS NOT NULL"
             );

@@ -17,6 +17,7 @@ async fn a_journal_of_each_older_format_is_brought_up_to_date() {
              VALUES (1, 1000, 0, 1, 3, 'error=1', NULL, NULL);
              INSERT INTO body VALUES (1, '{{}}', x'7b7d0a');
              INSERT INTO ledger VALUES (0, 0, 0, 'error', 'accepted', 1);
+             INSERT INTO dead_letter (id, target, record, at, reason, answer, attempts) VALUES (7, 0, 1, 2000, 'refused', 'no', 1);
              PRAGMA application_id = {}; PRAGMA user_version = {format}",
             0x5377_4a31
         ))
@@ -30,6 +31,10 @@ async fn a_journal_of_each_older_format_is_brought_up_to_date() {
         assert_eq!(drain(&*journal, TargetId(0)).await, 2, "{format}");
         let compared = journal.compare((TargetId(0), TargetId(0)), at(0), Cursor::START).await.unwrap();
         assert_eq!(compared.compared, 2, "{format}");
+        let letter = journal.letters(Pick::default(), u64::MAX, 9).await.unwrap().remove(0);
+        assert_eq!((letter.id, &*letter.refusal.answer, letter.record.number()), (7, "no", 1), "{format}");
+        let last = "SELECT seq FROM sqlite_sequence WHERE name = 'dead_letter'";
+        assert_eq!(count(&settings.path, last), 7, "{format}");
         subject.assert_balanced().await;
     }
 }

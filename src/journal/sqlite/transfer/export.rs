@@ -22,6 +22,8 @@ pub(super) fn run(path: &Path, conn: &Connection, to: &Sender<Entry>) -> Result<
     let tell = Telling { path, conn, to };
     let secret = conn.query_row("SELECT secret FROM meta", [], |row| row.get(0));
     tell.say(Part::Secret(secret?))?;
+    let last = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'dead_letter'";
+    tell.say(Part::LastLetter(conn.query_row(last, [], |row| row.get(0))?))?;
     let marks = tell.targets()?;
     tell.projects()?;
     for (at, table) in TABLES.iter().enumerate() {

@@ -99,6 +99,10 @@ impl Filling<'_> {
             Part::Secret(secret) => {
                 self.conn.execute("UPDATE meta SET secret = ?1", [secret])?;
             }
+            Part::LastLetter(last) => {
+                self.conn.execute("DELETE FROM sqlite_sequence WHERE name = 'dead_letter'", [])?;
+                self.conn.execute("INSERT INTO sqlite_sequence VALUES ('dead_letter', ?1)", [last])?;
+            }
             // Here the configuration file names the primary.
             Part::Primary(_) | Part::End => {}
             Part::Target(target) => self.target(&target)?,
