@@ -94,7 +94,7 @@ impl Daemon {
             return;
         }
         let is_due = self.observed.at.is_none_or(|at| now.since(at) >= EACH || at > now);
-        if is_due || self.observations.is_urgent() {
+        if is_due || self.observations.is_urgent() || self.intake.sightings().has_test() {
             self.keep_observations(now, false).await;
         }
     }
@@ -168,7 +168,7 @@ impl Daemon {
         self.keep_gaps().await?;
         let counts = self.metrics.intake_counts();
         let upstreams = news.iter().filter_map(|(name, news)| Some((self.targets.of(name)?, news.clone()))).collect();
-        self.observed.seen.extend(self.intake.sightings());
+        self.observed.seen.extend(self.intake.sightings().take());
         self.observed.take_incidents();
         let news_of_intake = self.metrics.news_of(&counts).into_iter();
         let tally =

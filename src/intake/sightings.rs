@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::journal::body::{Body, IN_MEMORY};
 use crate::journal::evidence::Tally;
 use crate::protocol::item::ItemType;
+use crate::protocol::marked::{self, TEST};
 use crate::tasks;
 
 /// The most bytes of a large body that are searched.
@@ -30,7 +31,7 @@ static KEYS: LazyLock<[Finder<'static>; 2]> =
 
 /// The services seen since the last [`Sightings::take`]. Cheap to clone; clones share them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sightings(Arc<Mutex<Seen>>);
+pub struct Sightings(Arc<Mutex<Seen>>);
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -48,7 +49,7 @@ impl Sightings {
     }
 
     /// The sightings since the last call.
-    pub(super) fn take(&self) -> Vec<Tally> {
+    pub fn take(&self) -> Vec<Tally> {
         let mut tallies = vec![];
         for (project, names) in &mut self.lock().counts {
             for (name, count) in names.iter_mut().filter(|(_, count)| **count > 0) {
@@ -58,7 +59,12 @@ impl Sightings {
         tallies
     }
 
-    /// Counts the services of the project that a body names.
+    /// Whether a test event was seen since the last [`Sightings::take`]. Until the journal knows, it passes for a service's.
+    pub fn has_test(&self) -> bool {
+        self.lock().counts.values().any(|names| names.get(TEST).is_some_and(|count| *count > 0))
+    }
+
+    /// Counts the services of the project that a body names. A test event counts as a service named [`TEST`].
     pub(super) fn look(&self, project: &Arc<str>, body: &Body, now: Timestamp) {
         match body {
             Body::Memory(bytes) => self.note(project, bytes, now),
@@ -71,7 +77,15 @@ impl Sightings {
 
     fn note(&self, project: &Arc<str>, bytes: &[u8], now: Timestamp) {
         let mut seen = None;
-        names(bytes, |name| seen.get_or_insert_with(|| self.lock()).note(project, name, now));
+        let mut note = |name: &str| seen.get_or_insert_with(|| self.lock()).note(project, name, now);
+        names(bytes, |name| {
+            if name != TEST {
+                note(name);
+            }
+        });
+        if marked::is_test(bytes) {
+            note(TEST);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {

@@ -7,7 +7,6 @@ use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Timestamp};
 use crate::journal::body::Body;
-use crate::journal::evidence::Tally;
 use crate::journal::{Client, Journal, JournalError, Submission, TargetId};
 use crate::policy::cooldown::Cooldowns;
 use crate::policy::dedup::{Answer, Dedup, Keys, Reservation};
@@ -184,9 +183,9 @@ impl Intake {
         self.sightings.expect(services);
     }
 
-    /// The services that were seen since the last call.
-    pub fn sightings(&self) -> Vec<Tally> {
-        self.sightings.take()
+    /// The services that were seen.
+    pub fn sightings(&self) -> &Sightings {
+        &self.sightings
     }
 
     /// Hands the losses since the last call to the journal, which reports them to upstreams.

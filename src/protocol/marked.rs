@@ -1,6 +1,7 @@
 //! Events of the relay itself, marked so that nobody takes one for a service's. This module makes them and does not send them.
 
 use bytes::Bytes;
+use memchr::memmem;
 use serde_json::json;
 
 use crate::clock::Timestamp;
@@ -8,6 +9,11 @@ use crate::clock::Timestamp;
 use super::envelope::Envelope;
 use super::event_id::EventId;
 use super::item::ItemType;
+
+/// The tag of a test event.
+pub const TEST: &str = "switchyard.test";
+/// The most bytes of an envelope with a test event.
+const LONGEST: usize = 2048;
 
 /// The purpose of such an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,4 +49,20 @@ pub fn event(mark: Mark, id: EventId, at: Timestamp) -> Bytes {
         "fingerprint": [format!("switchyard-{word}")],
     });
     Envelope::of_one(id, &ItemType::Event, payload.to_string().as_bytes())
+}
+
+/// Whether an envelope is that of a test event ([`Mark::Test`]).
+pub fn is_test(envelope: &[u8]) -> bool {
+    envelope.len() <= LONGEST && memmem::find(envelope, br#""switchyard.test":"true""#).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_event_is_told_from_a_canary() {
+        let is_one = |mark| is_test(&event(mark, EventId::from(7), Timestamp::default()));
+        assert_eq!((is_one(Mark::Test), is_one(Mark::Canary)), (true, false));
+    }
 }

@@ -31,6 +31,27 @@ async fn says(relay: &Relay, verb: &'static str) -> String {
 }
 
 #[tokio::test]
+async fn a_test_event_makes_no_service_heard() {
+    let a = Upstream::start().await;
+    let relay = Plan::new(&[("a", a.dsn("key-a", 1))]).start().await;
+    assert_eq!(relay.verb(&["send-test"]).await.0, 0);
+    let seen = async |expected: bool| {
+        eventually(&format!("seen: {expected}"), SOON, async || {
+            let report = report_of(&relay).await;
+            let criterion = criterion(&report, "services");
+            let services = report["services"].as_array().ok_or("no services")?;
+            let is_so = criterion["passed"] == expected && services.iter().all(|one| one["seen"] == expected);
+            if is_so { Ok(()) } else { Err(format!("{criterion} {services:?}")) }
+        })
+        .await;
+    };
+    seen(false).await;
+    relay.send_errors(1).await;
+    seen(true).await;
+    relay.finish().await;
+}
+
+#[tokio::test]
 async fn the_table_of_the_report_adds_up_after_a_backfill() {
     let (a, b) = (Upstream::start().await, Upstream::start().await);
     let plan = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]).top("mirror = false");

@@ -1,13 +1,14 @@
 //! The services that a report expects: which were seen, and by the keys of which projects.
 //!
-//! Rule: the intake notes names as they come, and has room for expected ones. A name that is expected only later may have found no
-//! room, so the kept records are searched for it, once.
+//! Rule: a project is seen by its accepted items, without those of `send-test`. The intake notes names as they come, and has room for
+//! expected ones. A name that is expected only later may have found no room, so the kept records are searched for it, once.
 
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::journal::JournalError;
-use crate::journal::evidence::Evidence;
+use crate::journal::evidence::{Evidence, Tally};
+use crate::protocol::marked::TEST;
 use crate::telemetry::report::ServiceReport;
 
 use super::names::is_behind;
@@ -49,8 +50,10 @@ fn service(evidence: &Evidence, name: &str, projects: &[Arc<str>]) -> ServiceRep
         evidence.intake.iter().any(|tally| &*tally.what == what && &*tally.kind == kind && tally.count > 0)
     };
     let accepts = |project: &str| {
-        let mut accounts = evidence.accounts.iter();
-        accounts.any(|(key, account)| key.upstream.is_none() && &*key.project == project && account.accepted > 0)
+        let own = evidence.accounts.iter().filter(|(key, _)| key.upstream.is_none() && &*key.project == project);
+        let test = Tally::seen(project, TEST, 0).kind;
+        let tests = evidence.intake.iter().filter(|tally| &*tally.what == "seen" && tally.kind == test);
+        own.map(|(_, account)| account.accepted).sum::<u64>() > tests.map(|tally| tally.count).sum::<u64>()
     };
     let is_project = projects.iter().any(|project| **project == *name);
     let is_behind_any = projects.iter().any(|project| is_behind(name, project));
