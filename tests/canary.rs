@@ -117,6 +117,7 @@ async fn canaries_reach_every_upstream_and_are_no_evidence_of_a_service() {
     let report = report.expect("a report");
     assert_eq!(report["services"][0]["seen"], false, "{}", report["services"]);
     assert_eq!(report["comparison"]["compared"], 0);
+    assert!(relay.upstream("a").await["last_delivery_at"].is_null(), "nothing of a service was delivered");
     relay.finish().await;
 }
 

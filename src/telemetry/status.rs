@@ -197,7 +197,7 @@ pub struct UpstreamStatus {
     pub backlog: BacklogStatus,
     /// The number of envelopes that it refused for good and that are kept.
     pub dead_letters: u64,
-    /// When it last took an envelope; from before a restart, the last one from services.
+    /// When it last took an envelope of a client: no canary, and no report of ours.
     pub last_delivery_at: Option<Timestamp>,
     /// The last error since the start of the daemon.
     pub last_error: Option<LastError>,

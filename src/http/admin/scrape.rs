@@ -99,7 +99,7 @@ async fn read(admin: &Admin) -> Status {
     let now = admin.clock.now();
     let view = admin.view();
     let outages = admin.journal.outages(now - OUTAGES, MOST_OUTAGES).await.unwrap_or_default();
-    let lately = lately::of_all(admin, now).await;
+    let lately = lately::of_all(admin, &outages, now).await;
     let mut upstreams = Vec::new();
     let standings = verify::standings(admin).await;
     let figures = admin.journal.figures().await;
@@ -224,7 +224,7 @@ fn upstream(
         backlog: backlog_status(backlog, now),
         dead_letters: figures.dead_letters,
         lately: LatelyStatus::default(),
-        last_delivery_at: report.last_delivery.max(figures.latest.delivered_at),
+        last_delivery_at: figures.latest.delivered_at,
         outages: vec![],
         alone: report.alone.iter().filter(|(_, until)| *until > now).map(|(name, _)| name.to_string()).collect(),
         poison: poison(&report, now),
