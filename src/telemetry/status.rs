@@ -272,6 +272,9 @@ pub struct LatelyStatus {
     /// Items delivered per minute, averaged over the last five to ten minutes.
     #[serde(default)]
     pub per_minute: f64,
+    /// The same without the outages of that time; `None` if less than a minute is left of it.
+    #[serde(default)]
+    pub pace: Option<f64>,
 }
 
 /// The backlog of an upstream.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::journal::evidence::{Stretch, Tally};
+use crate::journal::evidence::{Outage, Stretch, Tally};
 use crate::policy::outcome::Cause;
 use crate::protocol::category::Category;
 use crate::telemetry::gaps::GapStatus;
@@ -32,7 +32,7 @@ pub(super) struct Lately {
 }
 
 /// Nothing when the journal cannot be read: then it says so itself.
-pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> Lately {
+pub(super) async fn of_all(admin: &Admin, outages: &[Outage], now: Timestamp) -> Lately {
     // Looked at first: what the journal is told meanwhile counts twice for a moment, and is never missing.
     let unkept = admin.metrics.news_of(&admin.metrics.intake_counts());
     let evidence = admin.journal.evidence(now - HOUR).await.unwrap_or_default();
@@ -48,7 +48,9 @@ pub(super) async fn of_all(admin: &Admin, now: Timestamp) -> Lately {
     for (upstream, steps) in &evidence.steps {
         let own = all.entry(Arc::clone(upstream)).or_default();
         own.delivered = delivered(now, steps);
-        own.per_minute = per_minute(now, running::first_start(admin, &evidence.stretches), steps);
+        let window = (lately_from(now).max(running::first_start(admin, &evidence.stretches)), now);
+        let outages = outages.iter().filter(|outage| outage.upstream == *upstream);
+        (own.per_minute, own.pace) = paces(window, steps, outages);
     }
     Lately { upstreams: all, gaps, refused }
 }
@@ -84,13 +86,25 @@ fn delivered(now: Timestamp, steps: &[Step]) -> Vec<u64> {
     delivered
 }
 
-/// The items delivered per minute, averaged over this step and the one before, or over the time since the relay's first start.
-fn per_minute(now: Timestamp, first_start: Timestamp, steps: &[Step]) -> f64 {
-    let from = beginning(now) - STEP;
-    let delivered: u64 = steps.iter().filter(|step| step.at >= from).map(|step| step.delivered).sum();
+/// The beginning of the step before this one.
+fn lately_from(now: Timestamp) -> Timestamp {
+    beginning(now) - STEP
+}
+
+/// The items delivered per minute, averaged over this step and the one before, or over the time since the relay's first start. And the
+/// same without the outages of that time, if a minute is left of it.
+fn paces<'a>(
+    (from, now): (Timestamp, Timestamp),
+    steps: &[Step],
+    outages: impl Iterator<Item = &'a Outage>,
+) -> (f64, Option<f64>) {
+    let delivered: u64 = steps.iter().filter(|step| step.at >= lately_from(now)).map(|step| step.delivered).sum();
     #[expect(clippy::cast_precision_loss, reason = "no ten minutes have 2^53 items")]
-    let delivered = delivered as f64;
-    delivered / now.since(from.max(first_start)).max(MINUTE).as_secs_f64() * 60.0
+    let per_minute = |time: Duration| delivered as f64 * 60.0 / time.as_secs_f64();
+    let all = now.since(from);
+    let down = outages.map(|outage| outage.to.unwrap_or(now).since(outage.from.max(from))).sum();
+    let up = all.saturating_sub(down);
+    (per_minute(all.max(MINUTE)), (up >= MINUTE).then(|| per_minute(up)))
 }
 
 /// The data of charts: of 48 hours on the status page, of a report's whole time in the report.
@@ -115,5 +129,22 @@ impl History {
     /// The steps and the outages of one upstream.
     pub(super) fn of(&self, upstream: &str) -> (&[Step], &[OutageStatus]) {
         (self.steps.get(upstream).map_or(&[], Vec::as_slice), self.outages.get(upstream).map_or(&[], Vec::as_slice))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_slows_the_pace_of_a_backlog_only_until_the_upstream_is_back_for_a_minute() {
+        let at = |minute: u64| Timestamp::from_millis(minute * 60_000);
+        let steps = |delivered| [Step { at: at(15), delivered, ..Step::default() }];
+        let outage = |to| [Outage { upstream: "a".into(), from: at(2), to, cause: "refused".into() }];
+        let paces = |now, delivered, to| paces((at(10), now), &steps(delivered), outage(to).iter());
+        assert_eq!(paces(at(18), 0, None), (0.0, None), "it is down");
+        assert_eq!(paces(at(18), 80, Some(at(17) + Duration::from_secs(1))), (10.0, None));
+        assert_eq!(paces(at(18), 160, Some(at(16))), (20.0, Some(80.0)));
+        assert_eq!(paces(at(18), 160, Some(at(9))), (20.0, Some(20.0)), "it was over before");
     }
 }

@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use crate::protocol::category::Category;
 use crate::telemetry::health;
 use crate::telemetry::series::Step;
 use crate::telemetry::status::{CanaryStatus, OutageStatus, Status, UpstreamStatus};
@@ -77,12 +78,12 @@ fn pace(per_minute: f64) -> String {
 
 /// How long the backlog takes at the present pace, in words; empty if that is not known.
 fn remaining(upstream: &UpstreamStatus) -> String {
-    let pace = upstream.lately.per_minute;
-    if upstream.state != "up" || pace <= 0.0 {
-        return String::new();
-    }
-    #[expect(clippy::cast_precision_loss, reason = "no backlog has 2^53 envelopes")]
-    let left = upstream.backlog.envelopes as f64 / pace * 60.0;
+    let pace = upstream.lately.pace.filter(|pace| upstream.state == "up" && *pace > 0.0);
+    let items = upstream.accounts.iter().filter(|account| Category::counts_items(&account.category));
+    let items: u64 = items.map(|account| account.pending).sum();
+    let Some(pace) = pace.filter(|_| items > 0) else { return String::new() };
+    #[expect(clippy::cast_precision_loss, reason = "no backlog has 2^53 items")]
+    let left = items as f64 / pace * 60.0;
     format!(", some {} at this pace", words::seconds(left.ceil()))
 }
 
