@@ -236,7 +236,8 @@ pub fn remedy(upstream: &UpstreamStatus) -> &'static str {
             "Look at the DSNs of this upstream in the configuration: its key or project is not known there."
         }
         "down" | "probing" | "failing" => {
-            "Look whether the tracker runs and can be reached from here. What waits is sent as soon as it answers."
+            "Look whether the tracker runs and can be reached from here. It is asked again at least once a minute; when it \
+             answers, what waits is sent."
         }
         "limited" => "It asks for a pause. What waits is sent when it ends; raise its quota if this goes on.",
         "removed" => "It is no longer configured. What waits for it expires.",
