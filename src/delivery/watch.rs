@@ -105,8 +105,8 @@ impl Watch {
         }
     }
 
-    /// Reports that the request for a claim has ended `now`. Lag is not measured for a backfilled claim, which was late before the upstream
-    /// was asked. For a refusal in doubt, [`counted`](Self::counted) reports later how it counts.
+    /// Reports that the request for a claim has ended `now`. Lag is not measured for a claim that was late before
+    /// the upstream was asked. For a refusal in doubt, [`counted`](Self::counted) reports later how it counts.
     pub(super) fn attempted(&self, verdict: Verdict, in_doubt: bool, sent: &Sent, now: Timestamp) {
         let claim = &sent.claim;
         self.attempts[verdict as usize].inc();

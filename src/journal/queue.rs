@@ -72,7 +72,8 @@ pub struct Claim {
     pub record: Arc<Record>,
     /// The earlier attempts.
     pub progress: Progress,
-    /// Whether this is the first try of a backfilled record, whose age says nothing about the upstream.
+    /// Whether its age says nothing about the upstream: the first try of a backfilled record, or a repair of one that the upstream took and
+    /// lost.
     pub backfilled: bool,
 }
 

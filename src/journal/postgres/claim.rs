@@ -196,7 +196,8 @@ impl Look<'_> {
                      LEFT JOIN record r ON r.id = p.record AND r.large IS NULL
                      WINDOW so_far AS (ORDER BY p.due, p.record)) AS due
                  WHERE place = 1 OR coalesce(bytes, 0) <= $6)
-             RETURNING record, due, attempts, strikes, items, quantities, turn",
+             RETURNING record, due, attempts, strikes, items, quantities, turn, EXISTS (
+                 SELECT 1 FROM look l WHERE l.target = pending.target AND l.record = pending.record AND l.repairs > 0)",
             &[&target, &from, &to, &self.shared.incarnation, &limit, &(BYTES as i64)],
         )
         .await?;
@@ -213,8 +214,8 @@ impl Look<'_> {
             let progress = Progress { attempts: attempts.cast_unsigned(), strikes: strikes.cast_unsigned(), items };
             let own = row.get::<_, Option<&str>>(5).and_then(|text| text.parse().ok());
             let quantities = own.unwrap_or_else(|| record.quantities.clone());
-            let backfilled = due >= ms(BACKGROUND);
-            ready.push(Ready { record, project, place: Place::Row(row.get(6)), progress, quantities, backfilled });
+            let (place, backfilled, repaired) = (Place::Row(row.get(6)), due >= ms(BACKGROUND), row.get(7));
+            ready.push(Ready { record, project, place, progress, quantities, backfilled, repaired });
         }
         Ok(ready)
     }

@@ -89,6 +89,8 @@ pub(super) struct Ready {
     /// The quantities that are pending for the target.
     pub(super) quantities: Quantities,
     pub(super) backfilled: bool,
+    /// Whether the upstream took the record before, and lost it.
+    pub(super) repaired: bool,
 }
 
 impl Ready {
@@ -229,7 +231,7 @@ impl State {
             let (number, ends) = (self.last_lease, at + LEASE);
             let lease = Lease { target, record: ready.record.id, owner, number, ends };
             let (record, progress) = (Arc::clone(&ready.record), ready.progress.clone());
-            claims.push(Claim { lease, record, progress, backfilled: ready.backfilled });
+            claims.push(Claim { lease, record, progress, backfilled: ready.backfilled || ready.repaired });
             self.leases.insert(ready.number(), Leased { ready, number, ends });
         }
         claims
@@ -337,7 +339,7 @@ mod tests {
     fn ready(number: u64) -> Ready {
         let Kept { record, project } = kept(number, 1);
         let (place, progress, quantities) = (Place::Slice(1), Progress::default(), Quantities::new());
-        Ready { record, project, place, progress, quantities, backfilled: false }
+        Ready { record, project, place, progress, quantities, backfilled: false, repaired: false }
     }
 
     fn row(number: u64, backfilled: bool) -> Ready {

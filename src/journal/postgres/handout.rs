@@ -156,5 +156,5 @@ fn ready(promised: &[Kept], slice: i64, records: &[i64]) -> Vec<Ready> {
 pub(super) fn untried(kept: &Kept, slice: i64) -> Ready {
     let (record, project, place) = (Arc::clone(&kept.record), kept.project, Place::Slice(slice));
     let (progress, quantities) = (Progress::default(), record.quantities.clone());
-    Ready { record, project, place, progress, quantities, backfilled: false }
+    Ready { record, project, place, progress, quantities, backfilled: false, repaired: false }
 }

@@ -33,7 +33,8 @@ pub(super) enum Loaded {
 pub(super) const COLUMNS: &str = "r.id, r.accepted_at, r.project, r.size, r.quantities, r.event_id, f.name";
 pub(super) const TABLES: &str = "LEFT JOIN file f ON f.record = r.id";
 const _: () = assert!(LARGE == 262_144);
-pub(super) const PENDING: &str = "p.due, p.attempts, p.strikes, p.items, p.quantities";
+pub(super) const PENDING: &str = "p.due, p.attempts, p.strikes, p.items, p.quantities,
+    EXISTS (SELECT 1 FROM look l WHERE l.target = p.target AND l.record = p.record AND l.repairs > 0)";
 
 /// Reads the record of a row; with `put_off` the columns of [`PENDING`] follow.
 pub(super) fn load(conn: &Connection, shared: &Shared, row: &Row<'_>, put_off: bool) -> rusqlite::Result<Loaded> {
@@ -154,6 +155,7 @@ fn progress(row: &Row<'_>) -> rusqlite::Result<PutOff> {
         due: due(row)?,
         progress: Progress { attempts: row.get(8)?, strikes: row.get(9)?, items },
         quantities: quantities(row, 11)?,
+        repaired: row.get(12)?,
     })
 }
 

@@ -74,6 +74,8 @@ pub(super) struct PutOff {
     pub(super) progress: Progress,
     /// `None` means all of the record.
     pub(super) quantities: Option<Quantities>,
+    /// Whether the upstream took the record before, and lost it.
+    pub(super) repaired: bool,
 }
 
 /// What is needed of a leased record when its lease ends.
@@ -206,7 +208,7 @@ impl Queue {
     fn lease(&mut self, ready: Ready, claimant: Claimant) -> Claim {
         let Ready { record, project, put_off } = ready;
         let row = put_off.is_some();
-        let backfilled = put_off.as_ref().is_some_and(|row| BACKGROUND <= row.due);
+        let backfilled = put_off.as_ref().is_some_and(|row| row.repaired || BACKGROUND <= row.due);
         let (progress, quantities) = put_off.map_or_else(Default::default, |row| (row.progress, row.quantities));
         let quantities = quantities.unwrap_or_else(|| record.quantities.clone());
         self.last_lease += 1;
