@@ -44,7 +44,7 @@
 //! | [`daemon`] | all above but tracker, content | assembly: start, reload, stop; the chores |
 //! | [`cli`] | protocol, telemetry, delivery, http, notify, config, daemon | one file for each verb |
 //!
-//! [`clock`], [`tasks`], [`units`] and `vocabulary` use no other part, and every part may use them. `tests/architecture.rs` checks this
+//! [`clock`], [`printable`], [`tasks`], [`units`] and `vocabulary` use no other part, and every part may use them. `tests/architecture.rs` checks this
 //! table, and that no files use each other in a circle.
 //!
 //! # Where to begin with a change
@@ -90,6 +90,7 @@ pub mod intake;
 pub mod journal;
 pub mod notify;
 pub mod policy;
+pub mod printable;
 pub mod protocol;
 pub mod tasks;
 pub mod telemetry;

@@ -13,6 +13,7 @@ use source::{Named, Source, sources};
 /// The parts that a part may import, besides itself and those open to all.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("clock", &[]),
+    ("printable", &[]),
     ("tasks", &[]),
     ("units", &[]),
     ("vocabulary", &[]),
@@ -33,7 +34,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// The parts that every other part may import.
-const OPEN_TO_ALL: &[&str] = &["clock", "tasks", "units", "vocabulary"];
+const OPEN_TO_ALL: &[&str] = &["clock", "printable", "tasks", "units", "vocabulary"];
 
 /// Foreign paths, the modules that may name them, and what to do instead.
 const RESERVED: &[(&[&str], &[&str], &str)] = &[

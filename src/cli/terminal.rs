@@ -7,6 +7,7 @@ use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, 
 use serde::Serialize;
 
 use crate::config::diagnostics::Form;
+use crate::printable;
 
 use super::failure::{Exit, Failure};
 
@@ -158,10 +159,9 @@ pub(super) fn as_word(path: &Path) -> String {
     if path.chars().all(is_plain) { path } else { format!("'{}'", path.replace('\'', "'\\''")) }
 }
 
-/// A text without control characters, which could move a terminal's cursor or change its colours, cut to `most` characters.
+/// A text cut to `most` characters, without those that move a terminal's cursor, change its colours or turn the line around.
 pub(super) fn harmless(text: &str, most: usize) -> String {
-    let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let mut short: String = clean.take(most + 1).collect();
+    let mut short: String = printable::in_a_line(text).take(most + 1).collect();
     if short.chars().count() > most {
         short = short.chars().take(most.saturating_sub(1)).chain(['…']).collect();
     }
@@ -198,6 +198,7 @@ mod tests {
     #[test]
     fn foreign_text_cannot_move_the_cursor_and_is_cut() {
         assert_eq!(harmless("a\x1b[2Jb\nc", 80), "a [2Jb c");
+        assert_eq!(harmless("a\u{202e}b\u{2028}c", 80), "a b c");
         assert_eq!(harmless("abcdef", 6), "abcdef");
         assert_eq!(harmless("abcdefg", 6), "abcde…");
     }

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::printable;
+
 /// The most characters of a value that are shown.
 const MAX_SHOWN: usize = 200;
 /// The number of common characters that are shown before two long texts differ.
@@ -167,8 +169,7 @@ fn says_secret(text: &str) -> bool {
 pub(super) fn text(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars().take(MAX_SHOWN * 5) {
-        let turns = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}');
-        if c.is_control() || turns { out.extend(c.escape_default()) } else { out.push(c) }
+        if printable::misleads(c) { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::journal::{Claim, DeadLetter, Progress};
 use crate::policy::routing::Routing;
+use crate::printable;
 
 use super::compress::Compress;
 use super::load::Load;
@@ -38,7 +39,7 @@ impl Sent {
             Ok(reply) => reply.gist(),
             Err(error) => error.to_string(),
         };
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_LENGTH).collect()
+        printable::in_a_line(&text).take(ERROR_LENGTH).collect()
     }
 
     /// Whether something else than the tracker, before it or in its place, says that it took the record.

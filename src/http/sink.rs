@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use crate::clock::{Clock, Timestamp};
 use crate::intake::decode;
 use crate::intake::legacy;
+use crate::printable;
 use crate::protocol::auth;
 use crate::protocol::category::Category;
 use crate::protocol::envelope::{Envelope, Item};
@@ -293,7 +294,7 @@ fn exception(payload: &Value) -> Option<String> {
 
 /// A text that is safe to print to a terminal, cut to [`SUMMARY`] characters.
 fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SUMMARY).collect()
+    printable::in_a_line(text).take(SUMMARY).collect()
 }
 
 /// A body with the sink's limit.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::policy::incidents::{Notice, Phase};
+use crate::printable;
 
 /// The kinds of receivers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -112,8 +113,7 @@ fn line(notice: &Notice) -> String {
         Phase::Ended => "OK",
         Phase::Happened => "INFO",
     };
-    let clean = notice.text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let text: String = clean.take(LINE).collect();
+    let text: String = printable::in_a_line(&notice.text).take(LINE).collect();
     format!("[{mark}] {text}")
 }
 

@@ -16,6 +16,7 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::clock::Timestamp;
+use crate::printable;
 use crate::units::Period;
 
 /// The most different errors that are counted at once.
@@ -191,8 +192,7 @@ impl Storms {
         };
         let identity = error.map(|error| (&error.kind, &error.value, frame));
         let hash = self.0.hasher.hash_one((project, &own, identity));
-        let printable = shown.chars().map(|c| if c.is_control() { ' ' } else { c });
-        Some(Signature { hash, shown: printable.take(SHOWN_LENGTH).collect() })
+        Some(Signature { hash, shown: printable::in_a_line(shown).take(SHOWN_LENGTH).collect() })
     }
 
     /// Decides about an error with this signature.

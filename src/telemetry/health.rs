@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::policy::outcome::{Cause, DropReason};
+use crate::printable;
 use crate::protocol::category::Category;
 
 use super::gaps;
@@ -38,7 +39,7 @@ pub fn judge(status: &Status) -> Health {
     let calm = (level == Level::Well).then(|| calm(status));
     let why = calm.into_iter().chain(reasons).collect::<Vec<_>>().join("; ");
     let sentence = format!("{}: {why}.", level.words());
-    Health { level, sentence: sentence.chars().map(|c| if c.is_control() { ' ' } else { c }).collect() }
+    Health { level, sentence: printable::in_a_line(&sentence).collect() }
 }
 
 fn calm(status: &Status) -> String {
