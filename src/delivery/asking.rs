@@ -261,11 +261,10 @@ impl Api {
 
     /// Confirms that a project is the right one, unless that is known.
     async fn confirm(&self, there: &There) -> Result<(), Trouble> {
-        let questions = self.0.dialect.confirmations(there);
-        if questions.is_empty() || self.is_confirmed(there) {
+        if self.is_confirmed(there) {
             return Ok(());
         }
-        for question in questions {
+        for question in self.0.dialect.confirmations(there) {
             let reply = self.ask(there, &question).await?;
             if self.0.dialect.read_confirmation(there, &reply.answer())? == Confirmed::Yes {
                 self.note_confirmed(there);

@@ -79,9 +79,12 @@ impl Dialect for Bugsink {
         from.map_or_else(first, |cursor| cursor.path.clone())
     }
 
-    fn read_page(&self, _: &There, from: Option<&Cursor>, answer: &Answer<'_>) -> Result<Page, Trouble> {
-        if answer.status != StatusCode::OK {
-            return Err(answer.trouble());
+    fn read_page(&self, there: &There, from: Option<&Cursor>, answer: &Answer<'_>) -> Result<Page, Trouble> {
+        let knows_none = || answer.detail().is_some_and(|detail| detail.contains("Project"));
+        match answer.status {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND if knows_none() => return Err(no_project(there)),
+            _ => return Err(answer.trouble()),
         }
         let List { results: Some(First(rows)), next } = answer.read()? else {
             return Err(Trouble::Strange("200 with no list".into()));
@@ -107,12 +110,13 @@ impl Dialect for Bugsink {
         Ok(page)
     }
 
-    fn confirmations(&self, _: &There) -> Vec<String> {
-        vec![]
+    fn confirmations(&self, there: &There) -> Vec<String> {
+        // Of a project that was deleted, the list alone says so.
+        vec![self.page(there, None)]
     }
 
-    fn read_confirmation(&self, _: &There, _: &Answer<'_>) -> Result<Confirmed, Trouble> {
-        Ok(Confirmed::Yes)
+    fn read_confirmation(&self, there: &There, answer: &Answer<'_>) -> Result<Confirmed, Trouble> {
+        self.read_page(there, None, answer).map(|_| Confirmed::Yes)
     }
 }
 
@@ -137,5 +141,8 @@ fn is_plain(text: &str) -> bool {
 }
 
 fn no_project(there: &There) -> Trouble {
-    Trouble::Refused(format!("it knows no project {}: is the DSN one of this Bugsink?", there.number))
+    Trouble::Refused(format!(
+        "it knows no project {}: was it deleted, or is the DSN one of another Bugsink?",
+        there.number
+    ))
 }

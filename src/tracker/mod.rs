@@ -196,7 +196,7 @@ pub trait Dialect: Send + Sync + fmt::Debug {
     /// When the answer is no list.
     fn read_page(&self, there: &There, from: Option<&Cursor>, answer: &Answer<'_>) -> Result<Page, Trouble>;
 
-    /// The paths whose answers may show that the project is the right one, best first; none if each answer shows it.
+    /// The paths whose answers may show that the project is the right one, best first.
     fn confirmations(&self, there: &There) -> Vec<String>;
 
     /// Reads the answer to one of the [`confirmations`](Self::confirmations).

@@ -94,6 +94,12 @@ fn a_refused_token_is_reported_with_the_remedy() {
 fn a_wrong_project_is_never_taken_for_not_stored() {
     let wrong = There { number: "999".into(), ..shop() };
     assert!(event(&Bugsink, &wrong, "bugsink-wrong-project.json").unwrap_err().is_refusal());
+    let gone = recorded("bugsink-wrong-project.json");
+    let trouble = Bugsink.read_page(&wrong, None, &gone.answer()).unwrap_err();
+    assert!(trouble.is_refusal() && trouble.to_string().contains("no project 999"), "others are asked for: {trouble}");
+    assert_eq!(Bugsink.confirmations(&wrong), [Bugsink.page(&wrong, None)]);
+    assert_eq!(Bugsink.read_confirmation(&wrong, &gone.answer()), Err(trouble));
+    assert_eq!(Bugsink.read_confirmation(&shop(), &recorded("bugsink-issues.json").answer()), Ok(Confirmed::Yes));
     // GlitchTip's 404 is the same for an event, a project and an organization, so only the confirmation tells.
     for name in ["glitchtip-wrong-slug.json", "glitchtip-wrong-organization.json"] {
         assert_eq!(event(&Sentry, &shop(), name), Ok(false), "{name}");
