@@ -262,6 +262,15 @@ async fn connect(addresses: &[SocketAddr]) -> Result<(), String> {
 
 fn explain_failure(why: &str) -> String {
     let lower = why.to_lowercase();
+    if lower.contains("certificate expired") {
+        return format!("its certificate has expired: {why}; renew it there, tls_ca does not help");
+    }
+    if lower.contains("not valid for name") {
+        return format!("its certificate is for another name: {why}; the DSN must have a host that it names");
+    }
+    if lower.contains("self-signed") {
+        return format!("its certificate is not trusted: {why}; name the certificate itself in tls_ca of its section");
+    }
     if lower.contains("certificate") || lower.contains("unknownissuer") {
         return format!(
             "its certificate is not trusted: {why}; name its authority, or the certificate itself, in tls_ca of its section"

@@ -255,7 +255,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    text
+    // `openssl req -x509` marks a certificate as an authority, and rustls has no words for a server with such a one.
+    text.replace("Other(OtherError(CaUsedAsEndEntity))", "a self-signed certificate, or one of an authority")
 }
 
 impl Body for Contents {

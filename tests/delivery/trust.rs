@@ -79,10 +79,18 @@ async fn a_self_signed_certificate_is_trusted_where_it_is_named() {
     let (upstream, wrong, right) =
         (Upstream::start().await, Pair::self_signed("other.test", true), Pair::self_signed("localhost", true));
     let [file, _] = wrong.write(folder.path(), "wrong");
-    for (pair, why) in [(&wrong, "not valid for name"), (&right, "invalid peer certificate")] {
+    let expired = Pair::expired("localhost");
+    for (pair, why, advice) in [
+        (&wrong, "not valid for name", "the DSN must have a host that it names"),
+        (&right, "a self-signed certificate", "name the certificate itself in tls_ca"),
+        (&expired, "certificate expired", "renew it there"),
+    ] {
+        std::fs::write(&file, [&*wrong.pem, &*expired.pem].concat()).expect("a file");
         let front = Front::start(pair, None, upstream.address()).await;
         let mut relay = relay(&front, &[option("tls_ca", &file)]).await;
         is_refused(&relay, &upstream, why).await;
+        let explained = probe(&relay).await["explanation"].to_string();
+        assert!(explained.contains(advice), "{explained}");
         relay.stop().await;
     }
 }

@@ -35,6 +35,14 @@ impl Pair {
         Self { certificate: made.der().clone(), pem: made.pem(), key }
     }
 
+    /// A self-signed certificate for `name` that expired years ago.
+    pub(crate) fn expired(name: &str) -> Self {
+        let (mut params, key) = (params(name), KeyPair::generate().expect("a key"));
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let made = params.self_signed(&key).expect("a certificate");
+        Self { certificate: made.der().clone(), pem: made.pem(), key }
+    }
+
     /// Writes certificate and key as `NAME.pem` and `NAME.key`.
     pub(crate) fn write(&self, folder: &Path, name: &str) -> [PathBuf; 2] {
         let files = [folder.join(format!("{name}.pem")), folder.join(format!("{name}.key"))];
