@@ -167,6 +167,11 @@ async fn a_refused_dsn_is_explained_by_its_own_refusal() {
         status["state"] == "misconfigured" && status["last_error"].to_string().contains("no such project"),
         "{status}"
     );
+    // Each trouble names the project that has it.
+    assert_eq!(status["refused_projects"], serde_json::json!(["shop"]), "{status}");
+    assert_eq!(status["limits"][0]["projects"], serde_json::json!(["web"]), "{status}");
+    let health = relay.status().await["health"]["sentence"].to_string();
+    assert!(health.contains("a does not let project shop in"), "{health}");
     relay.stop().await;
 }
 

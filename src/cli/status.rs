@@ -267,6 +267,7 @@ fn more(upstream: &UpstreamStatus) -> Option<String> {
     lines.extend(
         upstream.poison.iter().map(|line| tint(Tone::Strong, format!("  {}", harmless(&line.to_string(), 300)))),
     );
+    lines.extend(words::projects(&upstream.refused_projects).map(|own| format!("  refuses the DSN of {own}")));
     lines.extend(upstream.alone().map(|line| tint(Tone::Strong, format!("  {line}"))));
     for OutageStatus { from, to, cause } in &upstream.outages {
         let end = to.map_or("still lasting".to_owned(), |to| format!("{} long", span(to.since(*from))));

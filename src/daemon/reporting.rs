@@ -84,7 +84,7 @@ impl Daemon {
     async fn may_tell(&self, upstream: &str, target: TargetId) -> bool {
         let report = self.supervisor.board().report(upstream).unwrap_or_default();
         let is_heard_of = report.last_delivery.is_some() || report.last_error.is_some();
-        if report.up && !report.misconfigured && is_heard_of {
+        if report.up && report.refused.is_empty() && is_heard_of {
             return true;
         }
         self.journal.backlog(target).await.is_ok_and(|backlog| backlog.envelopes == 0)

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::clock::Timestamp;
 use crate::policy::canary::Canary;
 use crate::policy::circuit::State;
-use crate::protocol::category::Category;
+use crate::policy::cooldown::Limited;
 use crate::telemetry::status::LastError;
 
 use super::batch_poison::Cause;
@@ -19,8 +19,8 @@ pub struct Report {
     pub circuit: State,
     /// Whether the upstream answers: false from a failure until the next answer. A failure of one project alone does not count.
     pub up: bool,
-    /// Whether it refuses our DSN for some project.
-    pub misconfigured: bool,
+    /// The projects whose DSN it refuses.
+    pub refused: Vec<Arc<str>>,
     /// The projects that fail while others are taken, each with the time until which it is reported as failing.
     pub alone: Vec<(Arc<str>, Timestamp)>,
     /// The projects that send events with which a GlitchTip 5 loses others, each with the cause and the last time.
@@ -35,8 +35,8 @@ pub struct Report {
     pub last_error: Option<LastError>,
     /// The last refusal of our DSN.
     pub refusal: Option<LastError>,
-    /// The categories that the upstream limits, over all projects, and until when.
-    pub limits: Vec<(Category, Timestamp)>,
+    /// The categories that the upstream limits, over all projects.
+    pub limits: Vec<Limited>,
     /// The canaries of the upstream; `None` when it gets none.
     pub canary: Option<Canary>,
 }
@@ -46,7 +46,7 @@ impl Default for Report {
         Self {
             circuit: State::Closed,
             up: true,
-            misconfigured: false,
+            refused: vec![],
             alone: vec![],
             poison: vec![],
             loses_no_batch: false,
@@ -76,7 +76,7 @@ impl Report {
     /// The error that explains the state: the last refusal while our DSN is refused for a project and the circuit is closed, because
     /// another project may have had another answer since; else the last error.
     pub fn reason(&self) -> Option<&LastError> {
-        let refusal = self.refusal.as_ref().filter(|_| self.circuit == State::Closed && self.misconfigured);
+        let refusal = self.refusal.as_ref().filter(|_| self.circuit == State::Closed && !self.refused.is_empty());
         refusal.or(self.last_error.as_ref())
     }
 
@@ -85,9 +85,9 @@ impl Report {
         match self.circuit {
             State::Open => "down",
             State::HalfOpen => "probing",
-            State::Closed if self.misconfigured => "misconfigured",
+            State::Closed if !self.refused.is_empty() => "misconfigured",
             State::Closed if !self.up => "failing",
-            State::Closed if self.limits.iter().any(|(_, until)| *until > now) => "limited",
+            State::Closed if self.limits.iter().any(|limit| limit.until > now) => "limited",
             State::Closed => "up",
         }
     }

@@ -8,6 +8,7 @@ use prometheus::{Histogram, IntCounter};
 
 use crate::clock::Timestamp;
 use crate::journal::{JournalError, Record};
+use crate::policy::cooldown::Limited;
 use crate::policy::refusals::Known;
 use crate::policy::verdict::Verdict;
 use crate::protocol::category::Category;
@@ -153,10 +154,10 @@ impl Watch {
     }
 
     /// Reports the categories that the upstream limits now, each with the end of its limit.
-    pub(super) fn limited(&self, limits: &[(Category, Timestamp)], now: Timestamp) {
+    pub(super) fn limited(&self, limits: &[Limited], now: Timestamp) {
         let mut told = self.told();
         let limit = &mut told.limit;
-        let Some(until) = limits.iter().map(|(_, until)| *until).max() else {
+        let Some(until) = limits.iter().map(|limit| limit.until).max() else {
             limit.is_over = limit.since.is_some();
             return;
         };
@@ -168,7 +169,7 @@ impl Watch {
         let Some(line) = self.damper.admit(&Line::Limited) else { return };
         limit.is_told = true;
         drop(told);
-        let categories: Vec<&str> = limits.iter().map(|(category, _)| category.name()).collect();
+        let categories: Vec<&str> = limits.iter().map(|limit| limit.category.name()).collect();
         let all = Category::ALL.into_iter().filter(|category| category.can_be_limited()).count();
         let categories = if categories.len() == all { "all".to_owned() } else { categories.join(",") };
         tracing::info!(

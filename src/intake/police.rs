@@ -169,15 +169,13 @@ impl<'a> Sorting<'a> {
     pub(super) fn count(&self, project: &str, metrics: &Metrics) {
         for (fate, item) in self.fates.iter().zip(self.envelope.items()) {
             for (category, quantity) in item.quantities().iter() {
-                let category = category.name();
                 match fate {
-                    Fate::Kept => continue,
-                    Fate::Repeat => metrics.duplicate_items_total.with_label_values(&[project, category]),
-                    Fate::Refused(why) => {
-                        metrics.refused_items_total.with_label_values(&[project, category, why.name()])
+                    Fate::Kept => {}
+                    Fate::Repeat => {
+                        metrics.duplicate_items_total.with_label_values(&[project, category.name()]).inc_by(quantity);
                     }
+                    Fate::Refused(why) => metrics.refused_items(project, category, *why, quantity),
                 }
-                .inc_by(quantity);
             }
         }
     }
@@ -238,8 +236,7 @@ pub(super) fn told(category: Category, until: Timestamp, now: Timestamp) -> Rate
 /// Counts a refused request that is no envelope.
 pub(super) fn count_refused(project: &str, quantities: &Quantities, why: RefusalReason, metrics: &Metrics) {
     for (category, quantity) in quantities.iter() {
-        let labels = [project, category.name(), why.name()];
-        metrics.refused_items_total.with_label_values(&labels).inc_by(quantity);
+        metrics.refused_items(project, category, why, quantity);
     }
 }
 

@@ -43,7 +43,9 @@ pub fn over(event: Event, subject: &str) -> String {
         Event::EventsMissing => format!("no event is missing at {subject} any more"),
         Event::DeadLetters => format!("no dead letter of {subject} is left"),
         Event::JournalFilling => "the journal has room again".to_owned(),
-        Event::Refusing => "no submission is refused with 503 any more".to_owned(),
+        Event::Refusing => {
+            "no submission is refused any more for lack of room or for the limits of all upstreams".to_owned()
+        }
         Event::ConfigRefused => "the configuration file is in force again".to_owned(),
         Event::Switch | Event::Ready | Event::Test => String::new(),
     }
@@ -54,8 +56,11 @@ fn of_upstream(upstream: &UpstreamStatus, started_at: Timestamp) -> Vec<Sign> {
     let mut signs = vec![];
     let error = upstream.last_error.as_ref().map_or(String::new(), |error| format!(": {}", error.what));
     let trouble = match upstream.state.as_str() {
-        "down" | "probing" => Some("does not take anything"),
-        "misconfigured" => Some("refuses a DSN of the configuration"),
+        "down" | "probing" => Some("does not take anything".to_owned()),
+        "misconfigured" => Some(match words::projects(&upstream.refused_projects) {
+            Some(projects) => format!("refuses the DSN of {projects}"),
+            None => "refuses a DSN of the configuration".to_owned(),
+        }),
         _ => None,
     };
     if let Some(trouble) = trouble {
@@ -100,10 +105,15 @@ fn of_journal(status: &Status, max_size: u64) -> Option<Sign> {
     is_filling.then(|| lasting(Event::JournalFilling, "", text()))
 }
 
-/// The sign that submissions are refused for lack of room. It is reported at once, because their data is lost.
+/// The sign that submissions are refused for lack of room or because every upstream in use limits them. It is reported at once, because
+/// their data is lost.
 fn of_refusals(status: &Status) -> Option<Sign> {
-    let refused = words::refused_with_503(status).filter(|_| status.refusing)?;
-    let sign = lasting(Event::Refusing, "", format!("{refused}: what they brought is lost"));
+    let for_room = words::refused_with_503(status).filter(|_| status.refusing);
+    let for_room = for_room.map(|refused| format!("{refused}: what they brought is lost"));
+    let for_limits = words::refused_under_limits(status).filter(|_| status.limiting);
+    let for_limits = for_limits.map(|refused| format!("{refused}: they are lost"));
+    let told: Vec<String> = for_room.into_iter().chain(for_limits).collect();
+    let sign = lasting(Event::Refusing, "", Some(told.join("; ")).filter(|told| !told.is_empty())?);
     Some(Sign { kind: Kind::Grows(1), ..sign })
 }
 
@@ -149,5 +159,15 @@ mod tests {
         assert_eq!((signs.len(), signs[0].event, &*signs[0].text), (1, Event::Refusing, text));
         assert_eq!(signs[0].kind, Kind::Grows(1), "not after a while only");
         assert!(of(&status(false), 9).is_empty(), "it is over");
+        let mut limited = status(false);
+        limited.refused_items.insert("upstream_limited".to_owned(), 2);
+        assert!(of(&limited, 9).is_empty(), "they are named, and do not go on");
+        limited.limiting = true;
+        let text =
+            "2 items were refused in the last two hours, because every upstream in use limited them: they are lost";
+        assert_eq!(
+            of(&limited, 9).iter().map(|sign| (sign.event, &*sign.text)).collect::<Vec<_>>(),
+            [(Event::Refusing, text)]
+        );
     }
 }

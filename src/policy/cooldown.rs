@@ -20,6 +20,17 @@ const SHORTEST_429: Duration = Duration::from_secs(1);
 /// What another relay says of a limit's end is later than it is by at most so much: a second, and what it takes to tell.
 const ROUNDED: Duration = Duration::from_secs(2);
 
+/// A category that an upstream limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limited {
+    /// The category.
+    pub category: Category,
+    /// The latest end, over the projects.
+    pub until: Timestamp,
+    /// The projects of which it is limited.
+    pub projects: Vec<Arc<str>>,
+}
+
 /// The rate limits of one upstream and their ends.
 #[derive(Clone, Debug, Default)]
 pub struct Cooldown(HashMap<Arc<str>, Limits>);
@@ -116,12 +127,17 @@ impl Cooldown {
     }
 
     /// The latest end for each category that is limited in any project, for metrics and status.
-    pub fn by_category(&self, now: Timestamp) -> Vec<(Category, Timestamp)> {
+    pub fn by_category(&self, now: Timestamp) -> Vec<Limited> {
         if self.0.is_empty() {
             return vec![];
         }
-        let latest = |category| self.0.keys().filter_map(|project| self.until(project, category, now)).max();
-        Category::ALL.into_iter().filter_map(|category| Some((category, latest(category)?))).collect()
+        let limited = |category| {
+            let ends =
+                self.0.keys().filter_map(|project| Some((self.until(project, category, now)?, Arc::clone(project))));
+            let (ends, projects): (Vec<Timestamp>, _) = ends.unzip();
+            Some(Limited { category, until: ends.into_iter().max()?, projects })
+        };
+        Category::ALL.into_iter().filter_map(limited).collect()
     }
 
     /// Moves the ends back, because the clock was set back by `by`: limits are told as spans of time.

@@ -129,6 +129,11 @@ impl Holds {
         self.held.get(project).map(|hold| hold.until).filter(|until| *until > now)
     }
 
+    /// The projects whose last answer was a refusal.
+    pub fn projects(&self) -> Vec<Arc<str>> {
+        self.held.keys().cloned().collect()
+    }
+
     /// Whether any project's last answer was a refusal.
     pub fn any(&self) -> bool {
         !self.held.is_empty()

@@ -2,7 +2,8 @@
 //! ends with it.
 //!
 //! Rule: data is being lost while submissions are not accepted, and if items were dropped in the last two hours although an upstream
-//! should have got them. Submissions refused for lack of room are named for two hours, and are `Degraded` once the refusals have ended.
+//! should have got them. What was refused for lack of room, or because every upstream in use limits it, is named for two hours, and is
+//! `Degraded` once the refusals have ended.
 //! Items that only wait are not lost. The status alone decides.
 
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::protocol::category::Category;
 use super::gaps;
 pub use super::level::{Health, Level};
 use super::metrics::Refused;
-use super::status::{RelayStatus, Status, UpstreamStatus};
+use super::status::{AccountStatus, RelayStatus, Status, UpstreamStatus};
 use super::words;
 
 /// The age of the oldest waiting envelope above which it is reported, in seconds.
@@ -72,24 +73,35 @@ fn takers(status: &Status) -> String {
         many => Some(format!("all {} upstreams take", many.len())),
     };
     let limit = |upstream: &&UpstreamStatus| {
-        limited_until(upstream).map(|until| limits(&upstream.name, Some(until)) + &waiting_for(upstream))
+        limited_until(upstream).map(|until| limits(upstream, Some(until)) + &waiting_for(upstream))
     };
     let limited = all.iter().filter_map(limit);
     who.map(|who| format!("{who} what comes{mirror}")).into_iter().chain(limited).collect::<Vec<_>>().join(", ")
 }
 
-/// When the limits of an upstream end that hold back everything that waits for it; `None` if they do not hold back everything.
+/// When the limits of an upstream end that hold back everything that waits for it; `None` if they do not hold back everything. What no
+/// limit can hold back, such as client reports, says nothing of that.
 fn limited_until(upstream: &UpstreamStatus) -> Option<Timestamp> {
-    let is_limited = |category: &str| upstream.limits.iter().any(|limit| limit.category == category);
-    let in_items = upstream.accounts.iter().filter(|account| Category::counts_items(&account.category));
-    let mut waiting = in_items.filter(|account| account.pending > 0);
-    let takes_none = upstream.state == "limited" && waiting.all(|account| is_limited(&account.category));
+    let is_limited = |account: &AccountStatus| {
+        let mut own = upstream.limits.iter().filter(|limit| limit.category == account.category);
+        own.any(|limit| limit.projects.is_empty() || limit.projects.contains(&account.project))
+    };
+    let counts = |category: &str| {
+        Category::counts_items(category) && Category::from_name(category).is_none_or(Category::can_be_limited)
+    };
+    let mut waiting = upstream.accounts.iter().filter(|account| account.pending > 0 && counts(&account.category));
+    let takes_none = upstream.state == "limited" && waiting.all(is_limited);
     upstream.limits.iter().map(|limit| limit.until).max().filter(|_| takes_none)
 }
 
-fn limits(name: &str, until: Option<Timestamp>) -> String {
+fn limits(upstream: &UpstreamStatus, until: Option<Timestamp>) -> String {
     let until = until.map_or(String::new(), |until| format!(" until {}", until.in_words()));
-    format!("{name} limits what it takes{until}")
+    let concerns_all = upstream.limits.iter().any(|limit| limit.projects.is_empty());
+    let mut projects: Vec<String> = upstream.limits.iter().flat_map(|limit| limit.projects.clone()).collect();
+    projects.sort_unstable();
+    projects.dedup();
+    let of = words::projects(&projects).filter(|_| !concerns_all).map_or(String::new(), |own| format!(" of {own}"));
+    format!("{} limits what it takes{of}{until}", upstream.name)
 }
 
 /// The time whose data cannot be counted, in words.
@@ -125,17 +137,19 @@ fn of_relay(status: &Status) -> Vec<(Level, String)> {
     reasons
 }
 
-/// The submissions refused in the last two hours. For lack of room they are lost, and data is being lost while such refusals go on. A
-/// wrong DSN may be that of a service whose errors nobody sees. Where browsers send, strangers reach the listener as well, so wrong keys
-/// are named and do not degrade.
+/// What was refused in the last two hours. What was refused for lack of room, or because every upstream in use limits it, is lost, and data
+/// is being lost while such refusals go on. The relay's own limits lose nothing that it was to keep. A wrong DSN may be that of a service
+/// whose errors nobody sees. Where browsers send, strangers reach the listener as well, so wrong keys are named and do not degrade.
 fn of_senders(status: &Status) -> impl Iterator<Item = (Level, String)> {
-    let of_rooms = if status.refusing { Level::LosingData } else { Level::Degraded };
+    let of_what = |goes_on: bool| if goes_on { Level::LosingData } else { Level::Degraded };
+    let for_room = words::refused_with_503(status).map(|told| (of_what(status.refusing), told));
+    let for_limits = words::refused_under_limits(status).map(|told| (of_what(status.limiting), told));
     let of_dsns = if status.browsers().next().is_some() { Level::Well } else { Level::Degraded };
     let wrong_dsn = status.turned_away(Refused::is_for_its_dsn);
     let were = words::those(wrong_dsn, "request", "was", "were");
     let why = "for a key or project that is not configured, see the log";
     let wrong_dsn = (wrong_dsn > 0).then(|| (of_dsns, format!("{were} refused in the last two hours {why}")));
-    words::refused_with_503(status).map(|told| (of_rooms, told)).into_iter().chain(wrong_dsn)
+    for_room.into_iter().chain(for_limits).chain(wrong_dsn)
 }
 
 /// The relays that are gone, the envelopes on their machines alone, and the relays whose files differ.
@@ -209,8 +223,11 @@ fn trouble(upstream: &UpstreamStatus) -> Option<String> {
     match upstream.state.as_str() {
         "down" | "probing" => Some(format!("{name} is down{why}")),
         "failing" => Some(format!("requests to {name} fail{why}")),
-        "misconfigured" => Some(format!("{name} does not let us in{why}")),
-        "limited" if oldest > LATE_WHEN_LIMITED => Some(limits(name, limited_until(upstream))),
+        "misconfigured" => {
+            let whom = words::projects(&upstream.refused_projects).unwrap_or_else(|| "us".to_owned());
+            Some(format!("{name} does not let {whom} in{why}"))
+        }
+        "limited" if oldest > LATE_WHEN_LIMITED => Some(limits(upstream, limited_until(upstream))),
         "up" if oldest > LATE => Some(format!("what waits for {name} is up to {:.0} minutes old", oldest / 60.0)),
         _ => None,
     }
@@ -349,6 +366,7 @@ mod tests {
         let waits = "(9 envelopes wait for it), nothing else waits";
         assert_eq!(told("error", None), format!("{well} takes what comes, {until} {waits}, {lost}"));
         let under_way = "9 envelopes are under way";
+        assert_eq!(told("internal", None), told("error", None), "no limit holds back a client report");
         assert_eq!(told("log_item", None), format!("{well} and b take what comes, {under_way}, {lost}"));
         let old = json!({ "envelopes": 9, "bytes": 9, "oldest_seconds": 901.0 });
         let late = format!("Degraded: {until} (9 envelopes wait for it).");
@@ -366,6 +384,39 @@ mod tests {
         assert_eq!(status(&[refused()]), Health { level: Level::Degraded, sentence: format!("Degraded: {why}") });
         let limited = ("/refused_requests", json!({ "rate_limited": 7, "malformed": 5 }));
         assert_eq!(status(&[limited]).level, Level::Well, "limits of ours lose nothing");
+    }
+
+    #[test]
+    fn refusals_because_every_upstream_limits_lose_data_and_then_degrade_for_two_hours() {
+        let refused = || ("/refused_items", json!({ "upstream_limited": 30, "rate_limited": 7, "collapsed": 9 }));
+        let why = "30 items were refused in the last two hours, because every upstream in use limited them.";
+        let now = status(&[refused(), ("/limiting", json!(true))]);
+        assert_eq!(now, Health { level: Level::LosingData, sentence: format!("Losing data: {why}") });
+        assert_eq!(status(&[refused()]), Health { level: Level::Degraded, sentence: format!("Degraded: {why}") });
+        let own = ("/refused_items", json!({ "rate_limited": 7, "collapsed": 9 }));
+        assert_eq!(status(&[own]).level, Level::Well, "limits of ours lose nothing");
+    }
+
+    #[test]
+    fn the_projects_of_a_refusal_and_of_a_limit_are_named_unless_they_are_all() {
+        let refuses = |projects: Value| {
+            status(&[("/upstreams/0/state", json!("misconfigured")), ("/upstreams/0/refused_projects", projects)])
+                .sentence
+        };
+        assert_eq!(refuses(json!([])), "Degraded: a does not let us in.");
+        assert_eq!(refuses(json!(["web"])), "Degraded: a does not let project web in.");
+        assert_eq!(refuses(json!(["app", "web"])), "Degraded: a does not let projects app and web in.");
+        assert_eq!(refuses(json!(["a", "b", "c", "d"])), "Degraded: a does not let 4 projects in.");
+        let limits = json!([{ "category": "error", "until": "2026-01-01T03:15:00Z", "projects": ["shop"] }]);
+        let waits = |project: &str| {
+            let account = json!({ "project": project, "category": "error", "accepted": 9, "delivered": 0, "dropped": {},
+                "pending": 9, "difference": 0 });
+            let limited = ("/upstreams/0/state", json!("limited"));
+            status(&[limited, ("/upstreams/0/limits", limits.clone()), ("/upstreams/0/accounts", json!([account]))])
+        };
+        let told = "a limits what it takes of project shop until 1 Jan 2026, 03:15:00 UTC";
+        assert!(waits("shop").sentence.contains(told), "{}", waits("shop").sentence);
+        assert!(waits("web").sentence.contains("a takes what comes"), "{}", waits("web").sentence);
     }
 
     #[test]

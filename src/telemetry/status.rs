@@ -55,6 +55,12 @@ pub struct Status {
     /// Whether a submission was refused for lack of room within the last minute.
     #[serde(default)]
     pub refusing: bool,
+    /// The number of items that were not accepted in the current clock hour and the one before, by reason.
+    #[serde(default)]
+    pub refused_items: BTreeMap<String, u64>,
+    /// Whether an item was refused within the last minute because every upstream in use limits it.
+    #[serde(default)]
+    pub limiting: bool,
     /// The last storms of identical errors, the most recent first, since the start of the daemon.
     #[serde(default)]
     pub storms: Vec<StormStatus>,
@@ -207,6 +213,9 @@ pub struct UpstreamStatus {
     /// The projects that fail there while others are taken, and so wait alone.
     #[serde(default)]
     pub alone: Vec<String>,
+    /// The projects whose DSN it refuses; empty if it refuses none, or all.
+    #[serde(default)]
+    pub refused_projects: Vec<String>,
     /// What projects sent there in the last day that it loses together with other events.
     #[serde(default)]
     pub poison: Vec<PoisonStatus>,
@@ -348,6 +357,9 @@ pub struct LimitStatus {
     pub category: String,
     /// When the limit ends.
     pub until: Timestamp,
+    /// The projects that it concerns; empty if it concerns all.
+    #[serde(default)]
+    pub projects: Vec<String>,
 }
 
 /// One account: accepted + returned = delivered + dropped + pending.

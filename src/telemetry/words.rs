@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::policy::outcome::DropReason;
+use crate::policy::outcome::{DropReason, RefusalReason};
 use crate::protocol::category::Category;
 
 use super::gaps::{self, GapStatus};
@@ -24,17 +24,30 @@ pub fn meaning(reason: &str) -> &'static str {
     DropReason::from_name(reason).map_or("", DropReason::meaning)
 }
 
-/// Rate limits, one line for all that end at the same time.
+/// Projects by name, or how many they are; `None` if there are none.
+pub fn projects(all: &[String]) -> Option<String> {
+    match all {
+        [] => None,
+        [one] => Some(format!("project {one}")),
+        few @ ([_, _] | [_, _, _]) => {
+            Some(format!("projects {}", names(&few.iter().map(String::as_str).collect::<Vec<_>>())))
+        }
+        many => Some(format!("{} projects", many.len())),
+    }
+}
+
+/// Rate limits, one line for all that end at the same time and concern the same projects.
 pub fn limits(limits: &[LimitStatus]) -> Vec<String> {
-    let mut ends: Vec<Timestamp> = limits.iter().map(|limit| limit.until).collect();
+    let mut ends: Vec<(Timestamp, &[String])> = limits.iter().map(|limit| (limit.until, &*limit.projects)).collect();
     ends.sort_unstable();
     ends.dedup();
     let all = Category::ALL.into_iter().filter(|category| category.can_be_limited()).count();
-    let line = |until: Timestamp| {
-        let own = limits.iter().filter(|limit| limit.until == until);
+    let line = |(until, projects): (Timestamp, &[String])| {
+        let own = limits.iter().filter(|limit| (limit.until, &*limit.projects) == (until, projects));
         let names: Vec<&str> = own.map(|limit| limit.category.as_str()).collect();
         let names = if names.len() == all { "everything".to_owned() } else { names.join(", ") };
-        format!("{names} until {}", until.in_words())
+        let of = self::projects(projects).map_or(String::new(), |projects| format!(" of {projects}"));
+        format!("{names}{of} until {}", until.in_words())
     };
     ends.into_iter().map(line).collect()
 }
@@ -60,6 +73,13 @@ pub fn refused_with_503(status: &Status) -> Option<String> {
     let reasons: Vec<&str> = meant.filter(|reason| status.refused_requests.contains_key(*reason)).collect();
     let were = those(submissions, "submission", "was", "were");
     (submissions > 0).then(|| format!("{were} refused with 503 in the last two hours ({})", names(&reasons)))
+}
+
+/// The number of items refused in the last two hours because every upstream in use limited them; `None` if there were none.
+pub fn refused_under_limits(status: &Status) -> Option<String> {
+    let items = status.refused_items.get(RefusalReason::UpstreamLimited.name()).copied().filter(|items| *items > 0)?;
+    let were = those(items, "item", "was", "were");
+    Some(format!("{were} refused in the last two hours, because every upstream in use limited them"))
 }
 
 /// Names in a list, with "and" before the last.
@@ -133,7 +153,7 @@ mod tests {
     #[test]
     fn limits_that_end_together_are_one_line() {
         let at = |seconds: u64| Timestamp::from_millis(seconds * 1000);
-        let limit = |category: &str, until| LimitStatus { category: category.to_owned(), until };
+        let limit = |category: &str, until| LimitStatus { category: category.to_owned(), until, projects: vec![] };
         let mut all: Vec<LimitStatus> = Category::ALL
             .into_iter()
             .filter(|category| category.can_be_limited())
@@ -146,6 +166,8 @@ mod tests {
         let told =
             ["log_item until 1 Jan 1970, 00:00:30 UTC".to_owned(), format!("{a}, {b} until 1 Jan 1970, 00:01:00 UTC")];
         assert_eq!(limits(&all), told);
+        all.iter_mut().for_each(|limit| limit.projects = vec!["shop".to_owned(), "web".to_owned()]);
+        assert_eq!(limits(&all)[0], "log_item of projects shop and web until 1 Jan 1970, 00:00:30 UTC");
         assert!(limits(&[]).is_empty());
     }
 

@@ -59,6 +59,11 @@ async fn sdks_learn_of_limits_only_when_no_upstream_takes_the_data() {
     let refused = relay.status().await["refused"].clone();
     let error = |entry: &&Value| entry["category"] == "error" && entry["reason"] == "upstream_limited";
     assert_eq!(refused.as_array().and_then(|all| all.iter().find(error)).map(|entry| &entry["items"]), Some(&2.into()));
+    let status = relay.status().await;
+    assert_eq!((&status["refused_items"]["upstream_limited"], &status["limiting"]), (&3.into(), &true.into()));
+    let told = "3 items were refused in the last two hours, because every upstream in use limited them";
+    let health = &status["health"];
+    assert!(health["level"] == "losing_data" && health["sentence"].to_string().contains(told), "{health}");
     relay.finish().await;
 }
 

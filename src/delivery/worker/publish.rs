@@ -26,7 +26,7 @@ impl Worker {
         self.around.watch.limited(&limits, now);
         self.around.board.update(&self.upstream, |report| {
             (report.circuit, report.up, report.limits) = (self.circuit.state(), self.up, limits);
-            (report.misconfigured, report.in_doubt) = (self.holds.any(), self.refusals.in_doubt());
+            (report.refused, report.in_doubt) = (self.holds.projects(), self.refusals.in_doubt());
             report.alone = self.suspects.told();
             report.last_delivery = Some(self.last_success).filter(|at| *at != Timestamp::default());
             report.last_error = error.or(report.last_error.take());

@@ -186,7 +186,7 @@ fn refresh_upstream(admin: &Admin, upstream: &UpstreamStatus, is_read: bool) {
     }
     for category in Category::ALL.into_iter().filter(|category| category.can_be_limited()) {
         let until =
-            report.limits.iter().find(|(limited, _)| *limited == category).map(|(_, until)| until.as_secs_f64());
+            report.limits.iter().find(|limit| limit.category == category).map(|limit| limit.until.as_secs_f64());
         metrics
             .upstream_limited_until_timestamp_seconds
             .with_label_values(&[name, category.name()])

@@ -29,6 +29,8 @@ pub(super) struct Lately {
     pub(super) gaps: Vec<GapStatus>,
     /// Requests refused as a whole, by reason.
     pub(super) refused: BTreeMap<String, u64>,
+    /// Items that were not accepted, by reason.
+    pub(super) refused_items: BTreeMap<String, u64>,
 }
 
 /// Nothing when the journal cannot be read: then it says so itself.
@@ -38,7 +40,8 @@ pub(super) async fn of_all(admin: &Admin, outages: &[Outage], now: Timestamp) ->
     let evidence = admin.journal.evidence(now - HOUR).await.unwrap_or_default();
     let mut all = BTreeMap::<Arc<str>, LatelyStatus>::new();
     let gaps = gaps(admin, &evidence.stretches, now);
-    let refused = refused(&evidence.intake, unkept);
+    let refused = counts_of("refused", &evidence.intake, &unkept);
+    let refused_items = counts_of("refused_item", &evidence.intake, &unkept);
     for (key, account) in evidence.accounts {
         let Some(upstream) = key.upstream.filter(|_| Category::counts_items(key.category.name())) else { continue };
         let own = all.entry(upstream).or_default();
@@ -52,15 +55,16 @@ pub(super) async fn of_all(admin: &Admin, outages: &[Outage], now: Timestamp) ->
         let outages = outages.iter().filter(|outage| outage.upstream == *upstream);
         (own.per_minute, own.pace) = paces(window, steps, outages);
     }
-    Lately { upstreams: all, gaps, refused }
+    Lately { upstreams: all, gaps, refused, refused_items }
 }
 
-/// What was refused as a whole, by reason: as the journal knows it, and what it was not told yet. A full disk keeps it from knowing.
-fn refused(kept: &[Tally], unkept: IntakeCounts) -> BTreeMap<String, u64> {
-    let kept = kept.iter().filter(|tally| &*tally.what == "refused" && tally.count > 0);
+/// The counts of one kind of refusal, by reason: as the journal knows them, and what it was not told yet. A full disk keeps it from
+/// knowing.
+fn counts_of(what: &str, kept: &[Tally], unkept: &IntakeCounts) -> BTreeMap<String, u64> {
+    let kept = kept.iter().filter(|tally| &*tally.what == what && tally.count > 0);
     let mut refused: BTreeMap<String, u64> = kept.map(|tally| (tally.kind.to_string(), tally.count)).collect();
-    for ((_, reason), count) in unkept.into_iter().filter(|((what, _), _)| *what == "refused") {
-        *refused.entry(reason).or_default() += count;
+    for ((_, reason), count) in unkept.iter().filter(|((own, _), _)| *own == what) {
+        *refused.entry(reason.clone()).or_default() += count;
     }
     refused
 }

@@ -10,6 +10,7 @@ use crate::delivery::board::Report;
 use crate::journal::evidence::{Evidence, Figures, Outage};
 use crate::journal::{Backlog, Measures, Node, Share, Standby, TargetId};
 use crate::policy::canary::Canary;
+use crate::policy::cooldown::Limited;
 use crate::policy::outcome::{DropReason, RefusalReason};
 use crate::policy::storm::Storm;
 use crate::protocol::category::Category;
@@ -143,6 +144,8 @@ async fn read(admin: &Admin) -> Status {
         refused: refused(admin, &view),
         refused_requests: lately.refused,
         refusing: admin.metrics.is_refusing(),
+        refused_items: lately.refused_items,
+        limiting: admin.metrics.is_limiting(),
         storms: storms(&view),
         gaps: lately.gaps,
         switches: switches(admin, SWITCHES).await,
@@ -230,7 +233,8 @@ fn upstream(
         poison: poison(&report, now),
         canary: report.canary.as_ref().map(|canary| canary_status(canary, now)),
         verification: None,
-        limits: limits(&report, now),
+        refused_projects: unless_all(view, name, &report.refused),
+        limits: limits(&report, (view, name), now),
         last_error: report.reason().cloned(),
         stranded: if configured { stranded(view, name, &accounts) } else { vec![] },
         difference: accounts.iter().map(|account| account.difference).sum(),
@@ -287,9 +291,22 @@ fn canary_status(canary: &Canary, now: Timestamp) -> CanaryStatus {
     }
 }
 
-fn limits(report: &Report, now: Timestamp) -> Vec<LimitStatus> {
-    let running = report.limits.iter().filter(|(_, until)| *until > now);
-    running.map(|(category, until)| LimitStatus { category: category.to_string(), until: *until }).collect()
+fn limits(report: &Report, (view, name): (&View, &Arc<str>), now: Timestamp) -> Vec<LimitStatus> {
+    let running = report.limits.iter().filter(|limit| limit.until > now);
+    let told = |limit: &Limited| LimitStatus {
+        category: limit.category.to_string(),
+        until: limit.until,
+        projects: unless_all(view, name, &limit.projects),
+    };
+    running.map(told).collect()
+}
+
+/// The names of these projects; nothing if no other has a DSN at the upstream.
+fn unless_all(view: &View, upstream: &Arc<str>, projects: &[Arc<str>]) -> Vec<String> {
+    let is_named = |name: &str| projects.iter().any(|own| **own == *name);
+    let mut all = view.routing.projects.iter().filter(|project| project.dsns.contains_key(upstream));
+    let is_some = all.any(|project| !is_named(&project.name));
+    projects.iter().filter(|_| is_some).map(ToString::to_string).collect()
 }
 
 /// The accounts of an upstream, compared with its backlog.

@@ -8,6 +8,9 @@ use prometheus::core::Collector as _;
 use prometheus::proto::MetricFamily;
 use tokio::time::Instant;
 
+use crate::policy::outcome::RefusalReason;
+use crate::protocol::category::Category;
+
 use super::{Metrics, Refused};
 
 /// How long submissions count as being refused after one was.
@@ -26,6 +29,8 @@ struct Remembered {
     kept: IntakeCounts,
     /// When a submission was last refused for lack of room.
     lost_at: Option<Instant>,
+    /// When an item was last refused because every upstream in use limits it.
+    limited_at: Option<Instant>,
 }
 
 impl Memory {
@@ -49,7 +54,21 @@ impl Metrics {
         self.memory.lock().lost_at.is_some_and(|at| at.elapsed() < GOES_ON)
     }
 
-    /// The counts since the start: `duplicate` items by category, `refused` requests by reason, and `refused_item`s by reason.
+    /// Counts items of a submission that are not accepted.
+    pub fn refused_items(&self, project: &str, category: Category, why: RefusalReason, quantity: u64) {
+        self.refused_items_total.with_label_values(&[project, category.name(), why.name()]).inc_by(quantity);
+        if why == RefusalReason::UpstreamLimited {
+            self.memory.lock().limited_at = Some(Instant::now());
+        }
+    }
+
+    /// Whether an item was refused within the last minute because every upstream in use limits it.
+    pub fn is_limiting(&self) -> bool {
+        self.memory.lock().limited_at.is_some_and(|at| at.elapsed() < GOES_ON)
+    }
+
+    /// The counts since the start: `duplicate` items by category, `refused` requests by reason, and `refused_item`s by reason. The last
+    /// leave out the categories that count bytes.
     pub fn intake_counts(&self) -> IntakeCounts {
         let counters = [
             ("duplicate", "category", &self.duplicate_items_total),
@@ -59,8 +78,11 @@ impl Metrics {
         let mut counts = IntakeCounts::new();
         for (what, label, counter) in counters {
             for metric in counter.collect().iter().flat_map(MetricFamily::get_metric) {
-                let kind = metric.get_label().iter().find(|pair| pair.name() == label);
-                let kind = kind.map(|pair| pair.value().to_owned()).unwrap_or_default();
+                let of = |label: &str| metric.get_label().iter().find(|pair| pair.name() == label);
+                if what == "refused_item" && of("category").is_some_and(|pair| !Category::counts_items(pair.value())) {
+                    continue;
+                }
+                let kind = of(label).map(|pair| pair.value().to_owned()).unwrap_or_default();
                 *counts.entry((what, kind)).or_default() += metric.get_counter().get_value() as u64;
             }
         }
@@ -79,5 +101,25 @@ impl Metrics {
     /// Records that the journal has these counts.
     pub fn note_kept(&self, counts: IntakeCounts) {
         self.memory.lock().kept = counts;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_for_limits_of_upstreams_count_items_and_go_on_for_a_minute() {
+        let metrics = Metrics::new();
+        metrics.refused_items("shop", Category::Error, RefusalReason::RateLimited, 5);
+        assert!(!metrics.is_limiting(), "a limit of ours");
+        metrics.refused_items("shop", Category::Attachment, RefusalReason::UpstreamLimited, 70_000);
+        metrics.refused_items("shop", Category::AttachmentItem, RefusalReason::UpstreamLimited, 1);
+        metrics.refused_items("web", Category::Error, RefusalReason::UpstreamLimited, 2);
+        let counts = metrics.intake_counts();
+        assert_eq!(counts[&("refused_item", "upstream_limited".to_owned())], 3, "bytes are no items");
+        assert!(metrics.is_limiting());
+        tokio::time::advance(GOES_ON).await;
+        assert!(!metrics.is_limiting());
     }
 }

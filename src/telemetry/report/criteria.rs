@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::policy::outcome::{Cause, DropReason};
+use crate::policy::outcome::{Cause, DropReason, RefusalReason};
 use crate::units::{Percent, Period};
 
 use super::super::gaps::GapStatus;
@@ -72,7 +72,7 @@ pub fn judge(settings: &Settings, report: &mut Report) {
     let of_items = [
         balance(candidate),
         withheld(settings, candidate),
-        lost(settings, candidate, &report.relay.gaps),
+        lost(settings, candidate, report),
         refused(settings, candidate),
         availability(settings, candidate),
     ];
@@ -225,17 +225,24 @@ fn withheld(settings: &Settings, candidate: &UpstreamReport) -> Criterion {
     )
 }
 
-fn lost(settings: &Settings, candidate: &UpstreamReport, gaps: &[GapStatus]) -> Criterion {
+/// Items that every upstream in use limits are refused at the door, so they are the candidate's losses, too.
+fn lost(settings: &Settings, candidate: &UpstreamReport, report: &Report) -> Criterion {
     let before = candidate.within.as_ref().map_or(0, |within| within.lost_before);
-    let found = candidate.dropped_by(Cause::Lost).saturating_sub(before) + candidate.dropped_by(Cause::Limited);
+    let refused = report.intake.refused_items.get(RefusalReason::UpstreamLimited.name()).copied().unwrap_or(0);
+    let dropped = candidate.dropped_by(Cause::Lost).saturating_sub(before) + candidate.dropped_by(Cause::Limited);
+    let found = dropped + refused;
     let (most, reasons) =
         (words::some(settings.max_lost, "item"), names_of(Cause::Lost).collect::<Vec<_>>().join(", "));
-    let demanded = format!("no more than {most} {reasons} or dropped under a limit");
+    let demanded = format!("no more than {most} {reasons}, or dropped or refused under a limit");
+    let at_the_door = match refused {
+        0 => String::new(),
+        n => format!(", {n} of them refused because every upstream in use limited them"),
+    };
     criterion(
         "lost",
         found <= settings.max_lost,
         demanded,
-        format!("{}{}", words::some(found, "item"), uncounted(gaps)),
+        format!("{}{at_the_door}{}", words::some(found, "item"), uncounted(&report.relay.gaps)),
     )
 }
 
@@ -434,6 +441,9 @@ mod tests {
             let expected: Vec<_> = reason.cause().criterion().into_iter().collect();
             assert_eq!(failed(|report| dropped(report, reason.name())), expected, "{reason}");
         }
+        let limited = |report: &mut Report, reason: &str| report.intake.refused_items.insert(reason.to_owned(), 1);
+        assert_eq!(failed(|report| _ = limited(report, "upstream_limited")), ["lost"]);
+        assert!(failed(|report| _ = limited(report, "rate_limited")).is_empty(), "a limit of ours");
         let wrong = |report: &mut Report| report.upstreams[0].attempts.extend([("misconfigured".to_owned(), 1)]);
         assert_eq!(failed(wrong), ["refused"]);
         assert_eq!(failed(|report| report.upstreams[0].availability_percent = 99.89), ["availability"]);

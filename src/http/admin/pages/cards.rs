@@ -36,6 +36,7 @@ pub(super) fn card(
             @if let Some(canary) = &upstream.canary { p { "Canaries: " (of_canary(status, canary)) } }
             @if let Some(spared) = &upstream.spared { p.muted { "As a shadow it gets: " (spared) "." } }
             @for limit in words::limits(&upstream.limits) { p.warn { "Limited: " (limit) } }
+            @if let Some(own) = words::projects(&upstream.refused_projects) { p.warn { "Refuses the DSN of " (own) "." } }
             @for alone in upstream.alone() { p.warn { (alone) "." } }
             @for poison in &upstream.poison { p.warn { (poison) "." } }
             @for stranded in &upstream.stranded { p.bad { (stranded) "." } }

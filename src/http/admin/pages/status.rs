@@ -76,6 +76,7 @@ fn first_screen(status: &Status, verdict: &Answer) -> Markup {
     let no_room = status.turned_away(Refused::is_for_want_of_room);
     let refused =
         (no_room > 0).then(|| format!(", and {} for which there was no room", words::some(no_room, "request")));
+    let limited = words::refused_under_limits(status);
     let sentence = &status.health.sentence;
     let why = sentence.split_once(": ").map_or(sentence.as_str(), |(_, why)| why);
     html! {
@@ -91,8 +92,8 @@ fn first_screen(status: &Status, verdict: &Answer) -> Markup {
             } }
             div {
                 dt { "Lost in the last two hours" }
-                dd.bad[lost > 0 || no_room > 0 || status.not_ready.is_some()] { b { (words::count(lost)) } }
-                dd.muted { (coming) @if let Some(refused) = &refused { (refused) } }
+                dd.bad[lost > 0 || no_room > 0 || limited.is_some() || status.not_ready.is_some()] { b { (words::count(lost)) } }
+                dd.muted { (coming) @if let Some(refused) = &refused { (refused) } @if let Some(limited) = &limited { "; " (limited) } }
             }
             div.may { dt { "May we switch?" } (verdict.shown()) }
         }
