@@ -4,6 +4,7 @@
 
 use clap::CommandFactory as _;
 use comfy_table::{ContentArrangement, Table};
+use textwrap::{Options, WordSeparator, WordSplitter};
 
 use super::Cli;
 use super::failure::{Exit, Failure};
@@ -55,7 +56,7 @@ pub(super) fn help(args: &Args) -> Result<(), Failure> {
     }
     let topic = args.topic.join(" ");
     if let Some((_, page)) = PAGES.iter().find(|(name, _)| *name == topic) {
-        return terminal::say(rendered(page));
+        return terminal::say(rendered(page, terminal::page_width()));
     }
     let verb = args.topic.iter().try_fold(&mut command, |verb, word| verb.find_subcommand_mut(word));
     match verb {
@@ -67,13 +68,13 @@ pub(super) fn help(args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// Renders a page for a terminal: headings stand out, links become their text, tables fit the width.
-fn rendered(page: &str) -> String {
+/// Renders a page for a terminal: headings stand out, links become their text, prose and tables fit the width. Code stays as it is.
+fn rendered(page: &str, width: u16) -> String {
     let mut out = String::new();
     let mut is_code = false;
     let mut lines = page.lines().peekable();
     while let Some(line) = lines.next() {
-        if line.starts_with("```") {
+        if is_fence(line) {
             is_code = !is_code;
         } else if is_code {
             out.push_str(&format!("    {line}\n"));
@@ -82,16 +83,46 @@ fn rendered(page: &str) -> String {
             while let Some(row) = lines.next_if(|next| next.starts_with('|')) {
                 rows.push(cells(row));
             }
-            out.push_str(&table(&rows));
+            out.push_str(&table(&rows, width));
         } else if let Some(heading) = line.strip_prefix('#') {
             out.push_str(&terminal::tint(Tone::Strong, heading.trim_start_matches('#').trim()));
             out.push('\n');
         } else {
-            out.push_str(&plain(line));
+            let mut text = line.to_owned();
+            while let Some(more) = lines.next_if(|next| !line.is_empty() && goes_on(next)) {
+                text.push(' ');
+                text.push_str(more.trim());
+            }
+            out.push_str(&wrapped(&plain(&text), width));
             out.push('\n');
         }
     }
     out.trim_end().to_owned()
+}
+
+fn is_fence(line: &str) -> bool {
+    line.trim_start().starts_with("```")
+}
+
+/// Whether a line goes on with the paragraph before it.
+fn goes_on(line: &str) -> bool {
+    !(line.is_empty() || is_fence(line) || line.starts_with(['|', '#']) || marker(line).is_some())
+}
+
+/// Where the text of a list item begins in its line; `None` for another line.
+fn marker(line: &str) -> Option<usize> {
+    let text = line.trim_start();
+    let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let is_item = text.starts_with("- ") || rest.len() < text.len() && rest.starts_with(". ");
+    is_item.then(|| line.len() - rest.len() + 2)
+}
+
+/// A paragraph or a list item in lines of the width. Words stay whole, because many are commands and paths.
+fn wrapped(text: &str, width: u16) -> String {
+    let indent = " ".repeat(marker(text).unwrap_or(0));
+    let options = Options::new(width.into()).subsequent_indent(&indent).break_words(false);
+    let options = options.word_separator(WordSeparator::AsciiSpace).word_splitter(WordSplitter::NoHyphenation);
+    textwrap::fill(text, options)
 }
 
 /// The cells of a table row.
@@ -99,31 +130,43 @@ fn cells(row: &str) -> Vec<String> {
     row.trim().trim_matches('|').split('|').map(|cell| plain(cell.trim())).collect()
 }
 
-fn table(rows: &[Vec<String>]) -> String {
+fn table(rows: &[Vec<String>], width: u16) -> String {
     let header: Vec<&str> = rows[0].iter().map(String::as_str).collect();
     let mut table: Table = terminal::table(&header);
-    table.set_content_arrangement(ContentArrangement::Dynamic);
-    if table.width().is_none() {
-        table.set_width(terminal::WIDTH);
-    }
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     // The second row is the Markdown ruler.
     table.add_rows(rows.iter().skip(2));
     let text = table.to_string();
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// A line without markup: links become their text, and `**` is removed.
-fn plain(line: &str) -> String {
+/// A text without markup: links become their text, with the page they lead to, and `**` is removed.
+fn plain(text: &str) -> String {
     let mut out = String::new();
-    let mut rest = line;
+    let mut rest = text;
     while let Some((before, after)) = rest.split_once("](") {
         let (start, text) = before.rsplit_once('[').unwrap_or((before, ""));
         out.push_str(start);
         out.push_str(text);
-        rest = after.split_once(')').map_or("", |(_, rest)| rest);
+        let (target, after) = after.split_once(')').unwrap_or((after, ""));
+        if let Some(topic) = topic(target).filter(|topic| !topic.eq_ignore_ascii_case(text)) {
+            out.push_str(&format!(" (help {topic})"));
+        }
+        rest = after;
     }
     out.push_str(rest);
     out.replace("**", "")
+}
+
+/// The topic of the page that a link on a page leads to; `None` if it leads elsewhere.
+fn topic(target: &str) -> Option<&'static str> {
+    let path = target.split('#').next().unwrap_or_default();
+    let name = match path.trim_end_matches("/README.md") {
+        "../pm2" => "pm2",
+        "../systemd" => "systemd",
+        path => path.trim_start_matches("../handbook/").strip_suffix(".md")?,
+    };
+    PAGES.iter().map(|(topic, _)| *topic).find(|topic| *topic == name)
 }
 
 #[cfg(test)]
@@ -143,8 +186,23 @@ mod tests {
     #[test]
     fn rendered_links_become_text_and_tables_keep_every_cell() {
         assert_eq!(plain("see [Alerts](alerts.md) and [PM2](../pm2) **now**"), "see Alerts and PM2 now");
-        let text = rendered("# Head\n\n| a | b |\n| --- | --- |\n| one | two [x](y) |\n\n```sh\nrun\n```\nend");
+        assert_eq!(plain("[How](../handbook/verify.md#x). [Files](../cluster)"), "How (help verify). Files");
+        let text = rendered("# Head\n\n| a | b |\n| --- | --- |\n| one | two [x](y) |\n\n```sh\nrun\n```\nend", 80);
         assert_eq!(text.split_whitespace().collect::<Vec<_>>(), ["Head", "a", "b", "one", "two", "x", "run", "end"]);
         assert!(!text.contains("---") && text.contains("\n    run\n"));
+    }
+
+    #[test]
+    fn prose_fits_the_width_and_code_and_words_stay_whole() {
+        let page = "one two\nthree [a\nb](alerts.md)\n\n1. four five six\n   seven\n   ```sh\n   run this command now\n   ```\n- x\n- y";
+        let text =
+            "one two\nthree a b\n(help\nalerts)\n\n1. four five\n   six seven\n       run this command now\n- x\n- y";
+        assert_eq!(rendered(page, 12), text);
+        for (topic, page) in PAGES {
+            for line in rendered(page, 80).lines().filter(|line| !line.starts_with("    ")) {
+                let has_long_word = line.split_whitespace().any(|word| word.chars().count() > 60);
+                assert!(line.chars().count() <= 80 || has_long_word, "{topic}: {line}");
+            }
+        }
     }
 }

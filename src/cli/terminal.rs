@@ -12,8 +12,8 @@ use crate::printable;
 use super::failure::{Exit, Failure};
 
 /// The width if no terminal tells one.
-pub(super) const WIDTH: u16 = 100;
-/// The least width of a table.
+const WIDTH: u16 = 100;
+/// The least width of a table, and the width of a page of the handbook that goes into a pipe: as into `less`.
 const NARROWEST: u16 = 80;
 /// The longest word that a table does not break.
 const WORD: u16 = 24;
@@ -92,6 +92,11 @@ fn form_on(is_terminal: bool, color: bool) -> Form {
 /// The width of the terminal in columns. A terminal without a size reports 0.
 fn width() -> u16 {
     Table::new().width().filter(|width| *width > 0).unwrap_or(WIDTH)
+}
+
+/// The width of a page of the handbook.
+pub(super) fn page_width() -> u16 {
+    if is_watched() { width() } else { NARROWEST }
 }
 
 /// A table with a header and without borders. A terminal narrower than [`NARROWEST`] breaks its lines, because very narrow columns are
