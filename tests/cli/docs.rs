@@ -295,19 +295,18 @@ fn merged(whole: &mut toml::Table, piece: toml::Table) {
 fn each_configuration_on_a_page_is_accepted() {
     let shortest: toml::Table = page("config/minimal.toml").parse().expect("TOML");
     let folder = TempDir::with_prefix("switchyard-docs-").expect("a folder");
-    let credential = folder.path().join("credential");
-    fs::write(&credential, "http://key@127.0.0.1:8080/1\n").expect("a credential");
     let mut pieces = 0;
     for path in paths() {
         for block in blocks(&page(&path)).iter().filter(|block| block.language == "toml") {
             let place = format!("{path}:{}", block.line);
             let piece: toml::Table = block.text.parse().unwrap_or_else(|error| panic!("{place}: {error}"));
             let is_whole = piece.contains_key("primary");
+            if path.ends_with("configure.md") && is_whole {
+                assert_eq!(piece, shortest, "{place} is config/minimal.toml");
+            }
             let mut config = if is_whole { toml::Table::new() } else { shortest.clone() };
             merged(&mut config, piece);
             let text = toml::to_string(&config).expect("TOML").replace("<token>", "1:a").replace("<id>", "a");
-            let text =
-                text.replace("${file:/run/credentials/glitchtip_dsn}", &format!("${{file:{}}}", credential.display()));
             let file = folder.path().join("config.toml");
             fs::write(&file, &text).expect("a configuration");
             let mut check = Command::new(env!("CARGO_BIN_EXE_switchyard"));
