@@ -555,6 +555,7 @@ fn the_packages_files_exist_and_its_configuration_asks_for_dsns() {
     let mut check = Command::new(env!("CARGO_BIN_EXE_switchyard"));
     let said = check.args(["check", "--config"]).arg(root().join(source)).output().expect("it runs");
     let said = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+    assert!(said.contains("a DSN is a URL like https://<key>@<host>/<project>"), "{said}");
     for missing in ["public_key", "upstreams.sentry", "upstreams.glitchtip"] {
         assert!(said.contains(&format!("projects[0].{missing}")), "{said}");
     }

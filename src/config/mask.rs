@@ -75,7 +75,8 @@ fn user_names(text: &str) -> Vec<Range<usize>> {
     let ranges = starts.filter_map(|start| {
         let rest = &text[start..];
         let url = &rest[..rest.find(|c: char| c.is_whitespace() || "\"'`".contains(c)).unwrap_or(rest.len())];
-        let end = url.rfind('@')?;
+        // `<key>` stands for a key in our own words, and hides none.
+        let end = url.rfind('@').filter(|end| &url[..*end] != "<key>")?;
         Some(secret_parts(&url[..end]).into_iter().map(move |part| shifted(part, start)))
     });
     ranges.flatten().collect()
@@ -240,6 +241,15 @@ upstreams.bugsink = "http//abcdef@h/1"
             let masked = masked(text);
             assert!(!masked.contains("unter2"), "{masked}");
         }
+    }
+
+    #[test]
+    fn a_message_hides_keys_and_no_placeholder() {
+        assert_eq!(
+            message("a DSN is a URL like https://<key>@<host>/<project>"),
+            crate::protocol::dsn::InvalidDsn::NotAUrl.to_string()
+        );
+        assert_eq!(message("see https://<key>:x@h/1"), "see https://*******@h/1");
     }
 
     #[test]
