@@ -180,6 +180,8 @@ async fn a_limited_canary_waits_and_a_refused_canary_is_logged() {
         log.contains("a canary did not get through") && log.contains("400 Bad Request no such events here"),
         "{log}"
     );
+    let (_, letters) = relay.verb(&["dead-letters", "list"]).await;
+    assert!(letters.lines().any(|line| line.contains(" canary ") && line.contains("no such events here")), "{letters}");
     success_is(&relay, "a", 1.0, SOON).await;
     let first = a.seen()[0].event_id();
     let tries = a.seen().iter().filter(|seen| seen.event_id() == first).count();

@@ -146,7 +146,7 @@ async fn list(admin: &AdminClient, args: &ListArgs) -> Result<(), Failure> {
             letter.project.as_str().into(),
             letter.reason.as_str().into(),
             right(status(letter)),
-            what(letter).into(),
+            letter.what().into(),
             harmless(&gist(&letter.answer), 60).into(),
         ]);
     }
@@ -181,11 +181,6 @@ fn status(letter: &LetterSummary) -> String {
     letter.status.map_or("-".to_owned(), |status| status.to_string())
 }
 
-fn what(letter: &LetterSummary) -> String {
-    let all: Vec<String> = letter.quantities.iter().map(|(category, n)| format!("{category} {n}")).collect();
-    all.join(", ")
-}
-
 async fn show(admin: &AdminClient, args: &ShowArgs) -> Result<(), Failure> {
     let path = format!("/api/dead-letters/{}", args.id);
     let letter: LetterDetail = admin.read(&path, &[]).await.map_err(|why| admin.failure(why))?;
@@ -213,7 +208,7 @@ fn described(letter: &LetterDetail) -> String {
     );
     line("answer", format!("{} {}", status(summary), harmless(&gist(&summary.answer), 1000)));
     line("accepted at", summary.accepted_at.in_words());
-    line("what", format!("{} in {}", what(summary), words::some(summary.bytes, "byte")));
+    line("what", format!("{} in {}", summary.what(), words::some(summary.bytes, "byte")));
     line("event id", summary.event_id.clone().unwrap_or_else(|| "-".to_owned()));
     line("client", harmless(letter.user_agent.as_deref().unwrap_or("-"), 200));
     if let Some(header) = &letter.header {

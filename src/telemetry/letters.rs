@@ -45,6 +45,14 @@ pub struct LetterSummary {
     pub quantities: BTreeMap<String, u64>,
 }
 
+impl LetterSummary {
+    /// The refused quantities in words. A canary alone has none: no account counts it.
+    pub fn what(&self) -> String {
+        let all: Vec<String> = self.quantities.iter().map(|(category, n)| format!("{category} {n}")).collect();
+        if all.is_empty() { "canary".to_owned() } else { all.join(", ") }
+    }
+}
+
 /// A dead letter with its content.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LetterDetail {

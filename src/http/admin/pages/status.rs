@@ -249,10 +249,11 @@ fn backfills(status: &Status, viewer: &Viewer) -> Markup {
 fn dead_letters(status: &Status, letters: &[LetterSummary], viewer: &Viewer) -> Markup {
     let content = html! {
         table {
-            thead { tr { th.n { "Number" } th { "Refused" } th { "Upstream" } th { "Project" } th { "Why" } th { "Answer" } (viewer.heading()) } }
+            thead { tr { th.n { "Number" } th { "Refused" } th { "Upstream" } th { "Project" } th { "What" } th { "Why" } th { "Answer" } (viewer.heading()) } }
             @for letter in letters {
                 tr {
-                    td.n { (letter.id) } td { (when(status.now, letter.at)) } td { (letter.upstream) } td { (letter.project) } td { (letter.reason) }
+                    td.n { (letter.id) } td { (when(status.now, letter.at)) } td { (letter.upstream) } td { (letter.project) }
+                    td { (letter.what()) } td { (letter.reason) }
                     td { @if let Some(status) = letter.status { (status) " " } (letter.answer.chars().take(200).collect::<String>()) }
                     (viewer.letter(letter))
                 }
