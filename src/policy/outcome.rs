@@ -87,7 +87,7 @@ drop_reasons! {
     RateLimited = "rate_limited", "it limited them, and on_rate_limit is drop", Limited, Some(Reason::RatelimitBackoff);
     Expired = "expired", "they waited longer than max_age", Lost, Some(Reason::NetworkError);
     Evicted = "evicted", "the journal was full", Lost, Some(Reason::CacheOverflow);
-    Rejected = "rejected", "it refused them for good: see the dead letters", Refused, None;
+    Rejected = "rejected", "it refused them for good", Refused, None;
     Unsupported = "unsupported", "it has no place for them", NoPlace, None;
 }
 

@@ -128,6 +128,8 @@ async fn retried_letters_are_delivered_and_discarded_letters_are_gone() {
     assert_eq!(sum("switchyard_returned_items_total"), 5.0);
     assert_eq!(sum("switchyard_delivered_items_total"), 4.0);
     assert_eq!(samples.sum("switchyard_dead_letters", &[("upstream", "a")]), 0.0);
+    let status = verb(&relay, &["status"]).await.text();
+    assert!(status.contains("dropped as rejected: 6 (it refused them for good)\n"), "{status}");
     let taken = upstream.taken_ids();
     assert_eq!(ids.iter().filter(|id| taken.contains(id)).count(), 3, "all but the forgotten one, once");
     assert_eq!(taken.len(), 4);
