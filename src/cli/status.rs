@@ -143,7 +143,7 @@ fn head(status: &Status) -> String {
     let waiting: u64 = status.upstreams.iter().map(|upstream| upstream.backlog.envelopes).sum();
     format!(
         "primary {} · mirror {} · {} · up {} · version {}\n\
-         in all {} delivered, {} dropped, {} waiting · journal {}\n",
+         in all {} delivered, {} dropped, {} {} waiting · journal {}\n",
         tint(Tone::Strong, &status.primary),
         on(status.mirror),
         if status.ready { tint(Tone::Good, "ready") } else { tint(Tone::Bad, "not ready") },
@@ -151,7 +151,8 @@ fn head(status: &Status) -> String {
         status.version,
         words::some(delivered, "item"),
         words::count(dropped),
-        words::some(waiting, "envelope"),
+        words::count(waiting),
+        words::verb(waiting, "copy", "copies"),
         bytes(status.journal.size_bytes),
     )
 }
@@ -384,6 +385,7 @@ mod tests {
         assert!(position("line 3 is wrong") < position("UPSTREAM"));
         for word in [
             "up 3 h",
+            "7 copies waiting",
             "2 MiB",
             "61 s",
             "dropped as expired: 3",

@@ -88,7 +88,7 @@ fn first_screen(status: &Status, verdict: &Answer) -> Markup {
             div { dt { "Primary" } dd { b { (status.primary) } } dd.muted { "mirror " (if status.mirror { "on" } else { "off" }) } }
             div { dt { "Waiting" } @match status.unread {
                 Some(_) => { dd.warn { b { "▲ Not known" } } dd.muted { "the journal cannot be read" } }
-                None => { dd { b { (words::count(waiting)) } } dd.muted { (if waiting == 1 { "envelope" } else { "envelopes" }) } }
+                None => { dd { b { (words::count(waiting)) } } dd.muted { (words::verb(waiting, "copy", "copies")) ", one for each tracker that an envelope waits for" } }
             } }
             div {
                 dt { "Lost in the last two hours" }
