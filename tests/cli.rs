@@ -288,7 +288,7 @@ fn help_version_completions_and_manual_pages_are_printed() {
         let text = page(&name).unwrap_or_else(|error| panic!("{name}: {error}")).replace("\\-", "-");
         pages.extend(text.lines().filter_map(|line| line.strip_suffix("(1)")).map(str::to_owned));
     }
-    assert!(page("switchyard-dead-letters-list").is_ok());
+    assert!(page("switchyard-dead-letters-list").is_ok_and(|text| text.contains("SWITCHYARD_CONFIG")));
 }
 
 #[test]

@@ -23,7 +23,8 @@ const PLACES: [&str; 3] = ["config.toml", "config/config.toml", "/etc/switchyard
 /// Which configuration a verb is about.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Located {
-    /// The configuration file [default: the first that exists of config.toml, config/config.toml, /etc/switchyard/config.toml]
+    /// The configuration file [default: what SWITCHYARD_CONFIG names, else the first that exists of config.toml, config/config.toml,
+    /// /etc/switchyard/config.toml]
     #[arg(long, short, value_name = "FILE", env = "SWITCHYARD_CONFIG", global = true)]
     config: Option<PathBuf>,
 }

@@ -93,10 +93,10 @@ async fn show(sink: &Sink, json: bool) -> Result<(), Failure> {
 /// An arrival in one line: time, stand-in, project, type, event id, size, summary.
 pub(super) fn line(arrival: &Arrival) -> String {
     let at = arrival.at.to_string();
-    // A terminal needs only the time of day.
-    let time = at.split_once('T').map_or(at.as_str(), |(_, time)| time);
-    // A whole second is written without milliseconds; added zeros keep the columns aligned.
-    let time = if time.contains('.') { time.to_owned() } else { time.replace('Z', ".000Z") };
+    // A terminal needs only the time of day, with all three digits of the milliseconds, so that the columns stay aligned.
+    let time = at.split_once('T').map_or(at.as_str(), |(_, time)| time).trim_end_matches('Z');
+    let (second, millis) = time.split_once('.').unwrap_or((time, ""));
+    let time = format!("{second}.{millis:0<3}Z");
     let id = arrival.event_id.as_deref().unwrap_or("-");
     let answer = if arrival.answer == 200 { String::new() } else { format!(" -> {}", arrival.answer) };
     format!(
@@ -109,4 +109,28 @@ pub(super) fn line(arrival: &Arrival) -> String {
         arrival.bytes,
         arrival.summary.as_deref().unwrap_or("-"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    #[test]
+    fn every_time_has_three_digits_of_milliseconds() {
+        for (millis, begins) in [(0, "00:00:00.000Z late"), (800, "00:00:00.800Z late"), (1_076, "00:00:01.076Z late")]
+        {
+            let arrival = Arrival {
+                at: Timestamp::from_millis(millis),
+                sink: "late".into(),
+                project: "1".to_owned(),
+                kind: "event".to_owned(),
+                event_id: None,
+                bytes: 7,
+                summary: None,
+                answer: 200,
+            };
+            assert!(line(&arrival).starts_with(begins), "{}", line(&arrival));
+        }
+    }
 }

@@ -22,7 +22,7 @@ pub enum RawError {
     #[error("the body is empty: a {0} is expected")]
     Empty(&'static str),
     /// The endpoint does not take the content type: 415.
-    #[error("a {what} of content type {found:?} is not understood")]
+    #[error("this {what} has the content type {found:?}, which is not understood")]
     ContentType {
         /// The name of what the endpoint takes.
         what: &'static str,
@@ -135,6 +135,13 @@ mod tests {
             let error = cron(content_type, query, body).unwrap_err().to_string();
             assert!(error.contains(words), "{query} {body}: {error}");
         }
+    }
+
+    #[test]
+    fn an_unknown_content_type_is_refused_with_the_name_of_what_is_taken() {
+        let error = check_content_type(Endpoint::OtlpLogs, "text/plain").unwrap_err();
+        let told = r#"this OTLP logs request has the content type "text/plain", which is not understood"#;
+        assert_eq!(error.to_string(), told);
     }
 
     #[test]

@@ -104,7 +104,7 @@ async fn an_answer_that_cannot_be_given_is_json_where_json_is_asked_for() {
     let [a, b, c] = &upstreams;
     let relay = Plan::new(&[("a", a.dsn("a", 1)), ("b", b.dsn("b", 2)), ("c", c.dsn("c", 3))]).start().await;
     let cases: [(&'static [&'static str], i32, &str); 7] = [
-        (&["report", "--json"], 2, "several upstreams could be meant"),
+        (&["report", "--json"], 2, "name one of b, c as the candidate (--candidate, ?candidate=)"),
         (&["report", "--candidate", "nobody", "--json"], 2, "no upstream"),
         (&["verify", "--json"], 1, "no upstream can be asked what it stores"),
         (&["verify", "nobody", "--json"], 2, "no upstream"),
