@@ -97,6 +97,18 @@ async fn pages_of_a_relay_that_has_just_begun() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pages_with_upstreams_of_long_names() {
+    let upstreams = [Upstream::start().await, Upstream::start().await, Upstream::start().await];
+    let names =
+        ["sentry_of_the_whole_company_in_the_first_house_1", "glitchtip", "bugsink_of_the_team_beside_it_in_house_2"];
+    let named: Vec<(&str, String)> =
+        (1..).zip(names).zip(&upstreams).map(|((n, name), own)| (name, own.dsn(&format!("key-{n}"), n))).collect();
+    let relay = Simulation::start(Plan::new(&named)).await;
+    look_at("long", &[("status", ""), ("report", &format!("report?candidate={}", names[2]))], &relay).await;
+    relay.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn pages_of_a_signed_in_browser() {
     let (sentry, glitchtip) = (Upstream::start().await, Upstream::start().await);
     let relay = Simulation::start(plan(&sentry, &glitchtip).admin(&format!("token = \"{TOKEN}\""))).await;

@@ -123,7 +123,7 @@ fn side_by_side(report: &Report) -> Markup {
     ];
     html! {
         h2 { "Side by side" }
-        div.wide tabindex="0" role="region" aria-label="Side by side" { table {
+        div.wide tabindex="0" role="region" aria-label="Side by side" { table.sides {
             thead { tr {
                 td {}
                 @for upstream in &report.upstreams { th.n scope="col" { (upstream.name) " " span.role { (upstream.role) } } }
