@@ -546,7 +546,7 @@ fn assets() -> Vec<[String; 3]> {
 #[test]
 fn the_packages_files_exist_and_its_configuration_asks_for_dsns() {
     for [source, ..] in assets().iter().filter(|[source, ..]| !source.starts_with("target/")) {
-        let path = root().join(source.trim_end_matches("*.toml"));
+        let path = root().join(source.split('*').next().expect("a beginning"));
         assert!(path.exists(), "{source}");
     }
     let config = assets().into_iter().find(|[_, place, _]| place == "etc/switchyard/config.toml");
@@ -560,6 +560,55 @@ fn the_packages_files_exist_and_its_configuration_asks_for_dsns() {
         assert!(said.contains(&format!("projects[0].{missing}")), "{said}");
     }
     assert!(said.contains("3 problems"), "{said}");
+}
+
+/// The files of the repository that are in the package's folder of documentation, at the same place there.
+fn documents() -> Vec<String> {
+    let mut all = Vec::new();
+    for [source, place, _] in assets() {
+        let Some(place) = place.strip_prefix("usr/share/doc/switchyard/") else { continue };
+        let (folder, name) = source.rsplit_once('/').unwrap_or(("", &source));
+        assert_eq!(place.trim_end_matches('/'), folder, "{source} is elsewhere in the package");
+        match name.split_once('*') {
+            None => all.push(source),
+            Some((_, end)) => {
+                let files =
+                    fs::read_dir(root().join(folder)).expect("a folder").map(|file| file.expect("a file").file_name());
+                let names = files.map(|name| name.into_string().expect("UTF-8")).filter(|name| name.ends_with(end));
+                all.extend(names.map(|name| format!("{folder}/{name}")));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn the_links_of_the_packages_documents_lead_to_each_other_or_into_the_source() {
+    const SOURCE: [&str; 4] = ["src", "tests", "fixtures", "deploy/debian"];
+    let documents = documents();
+    let mut links = 0;
+    for document in documents.iter().filter(|document| document.ends_with(".md")) {
+        for link in text(document).split("](").skip(1) {
+            let target = link.split([')', '#']).next().expect("a target");
+            if target.is_empty() || target.starts_with("http") {
+                continue;
+            }
+            let mut path: Vec<&str> = document.split('/').collect();
+            path.pop();
+            for part in target.split('/') {
+                match part {
+                    ".." => _ = path.pop(),
+                    part => path.push(part),
+                }
+            }
+            let path = path.join("/");
+            let is_below = |folder: &str, file: &str| file == folder || file.starts_with(&format!("{folder}/"));
+            let is_there = documents.iter().any(|file| is_below(&path, file));
+            assert!(is_there || SOURCE.iter().any(|folder| is_below(folder, &path)), "{document}: {target}");
+            links += 1;
+        }
+    }
+    assert!(links > 40, "the pages have more than {links} links");
 }
 
 #[test]
