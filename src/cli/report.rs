@@ -49,6 +49,7 @@ fn render(report: &Report) -> String {
     parts.push(comparison(report));
     parts.extend(switches(report));
     parts.push(criteria(report));
+    parts.extend(report.way_back().map(|words| format!("\n{words}")));
     let tone = if report.ready { Tone::Good } else { Tone::Bad };
     parts.push(format!("\n{}", tint(tone, &report.verdict)));
     parts.join("\n")

@@ -164,6 +164,14 @@ async fn a_form_switches_the_primary_and_keeps_every_other_byte_of_the_file() {
         200,
         &["Done: new is the primary. The way back is to make old", "48 hours &lt;are&gt; over, ☃ &amp; done"],
     );
+    // From then on, what matters is the way back, which waits for no verdict.
+    page.shows(200, &["The way back</dt>", "✔ old</b>", "up, nothing waits for it"]);
+    assert!(!page.text.contains("May we switch?"), "{page:?}");
+    let page = browser.get("/switch?to=old").await;
+    page.shows(200, &["The last switch came from <b>old</b>: this is the way back. It needs no verdict."]);
+    assert!(!page.text.contains("not ready"), "{page:?}");
+    let (_, report) = relay.verb(&["report"]).await;
+    assert!(report.contains("the last switch came from old: to go back to it needs no verdict"), "{report}");
     let again = browser.post("/switch", &[("csrf", &form_token), ("to", "new")]).await;
     assert_eq!(again.header("location"), "./?done=unchanged");
     assert_eq!(relay.status().await["switches"].as_array().expect("switches").len(), 1);

@@ -20,6 +20,7 @@ pub use dated::SLOW;
 pub use within::WithinReport;
 
 pub mod accepted;
+mod back;
 mod content;
 pub mod criteria;
 mod dated;

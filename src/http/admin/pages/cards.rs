@@ -88,7 +88,8 @@ fn remaining(upstream: &UpstreamStatus) -> String {
     format!(", some {} at this pace", words::seconds(left.ceil()))
 }
 
-fn sign(upstream: &UpstreamStatus) -> &'static str {
+/// The sign of its state.
+pub(super) fn sign(upstream: &UpstreamStatus) -> &'static str {
     match tone(upstream) {
         "good" => "✔",
         "bad" => "✖",
@@ -96,7 +97,8 @@ fn sign(upstream: &UpstreamStatus) -> &'static str {
     }
 }
 
-fn state(upstream: &UpstreamStatus) -> &str {
+/// Its state in words.
+pub(super) fn state(upstream: &UpstreamStatus) -> &str {
     match upstream.state.as_str() {
         "misconfigured" => "misconfigured: it does not let us in",
         "limited" => "limited: it asks us to wait",

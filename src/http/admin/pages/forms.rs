@@ -216,7 +216,10 @@ pub(super) fn switch(
 ) -> Response {
     let title = format!("Make {} the primary", to.name);
     let body = html! {
-        (of_report(verdict))
+        @match status.way_back().filter(|back| back.name == to.name) {
+            Some(back) => (of_way_back(back)),
+            None => (of_report(verdict)),
+        }
         (readiness(view, to))
         ul { (consequences(status, view, &to.name)) }
         form.tall method="post" action="switch" {
@@ -227,6 +230,16 @@ pub(super) fn switch(
         }
     };
     page(StatusCode::OK, &title, &body)
+}
+
+/// In place of a verdict: who goes back wants no candidate.
+fn of_way_back(to: &UpstreamStatus) -> Markup {
+    html! {
+        p {
+            "The last switch came from " b { (to.name) } ": this is the way back. It needs no verdict. "
+            a href={ "report?candidate=" (to.name) } { "See the report" }
+        }
+    }
 }
 
 /// The report's verdict on the upstream, and the criteria that do not hold.

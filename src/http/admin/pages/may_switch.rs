@@ -1,20 +1,55 @@
-//! Asks the report whether another upstream may be made the primary, and remembers the answer.
+//! Asks the report whether another upstream may be made the primary, and remembers the answer. After a switch nobody asks: the way back
+//! needs no verdict.
 //!
 //! Rule: a report reads the evidence of its whole time, and the page is loaded every few seconds, so an answer is kept for a minute,
 //! unless the primary or the upstreams change.
 
 use std::time::Duration;
 
+use maud::{Markup, html};
+
 use crate::clock::Timestamp;
 use crate::http::admin::report::{self, NoReport};
 use crate::http::admin::state::{Admin, View};
 use crate::http::admin::verdict::{Answer, Known};
+use crate::telemetry::status::{Status, UpstreamStatus};
+use crate::telemetry::words;
+
+use super::cards;
+use super::layout::tone;
 
 /// How long an answer is kept.
 const SERVES: Duration = Duration::from_secs(60);
 
+/// The tile of the first screen: the way back while there is one, else whether another upstream may be made the primary.
+pub(super) async fn tile(admin: &Admin, status: &Status) -> Markup {
+    match status.way_back() {
+        Some(upstream) => way_back(status, upstream),
+        None => html! { div.may { dt { "May we switch?" } (answer(admin).await.shown()) } },
+    }
+}
+
+fn way_back(status: &Status, upstream: &UpstreamStatus) -> Markup {
+    let waits = match upstream.backlog.envelopes {
+        _ if status.unread.is_some() => "what waits for it is not known".to_owned(),
+        0 => "nothing waits for it".to_owned(),
+        n => words::those(n, "envelope", "waits for it", "wait for it"),
+    };
+    html! {
+        div.may {
+            dt { "The way back" }
+            dd class=(tone(upstream)) { b { (cards::sign(upstream)) " " (upstream.name) } }
+            dd.muted {
+                (cards::state(upstream)) ", " (waits)
+                @if !status.mirror { ", the mirror is off: it gets nothing new" }
+                " · " a href={ "report?candidate=" (upstream.name) } { "See the report" }
+            }
+        }
+    }
+}
+
 /// The answer, not older than a minute.
-pub(super) async fn answer(admin: &Admin) -> Answer {
+async fn answer(admin: &Admin) -> Answer {
     let (now, view) = (admin.clock.now(), admin.view());
     let primary = view.routing.primary.to_string();
     let upstreams: Vec<String> = view.upstreams.keys().map(ToString::to_string).collect();

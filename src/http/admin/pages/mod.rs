@@ -31,8 +31,8 @@ pub(super) async fn status_page(visitor: Visitor, State(admin): State<Admin>, Ra
     let viewer = Viewer { session: visitor.session, has_token, outcome };
     let status = scrape::status(&admin).await;
     let history = History::read(&admin, status.now - chart::SPAN).await;
-    let verdict = may_switch::answer(&admin).await;
-    html(status::render(&status, &history, &letters, (&viewer, &verdict)))
+    let tile = may_switch::tile(&admin, &status).await;
+    html(status::render(&status, &history, &letters, (&viewer, &tile)))
 }
 
 pub(super) async fn report_page(

@@ -61,7 +61,10 @@ fn head(report: &Report) -> Markup {
             @if let Some(since) = report.judged_since() { "; lag and losses are judged from " (time(since)) " on" }
             "; requests and lags are as of " (time(report.observed_at)) " · version " (report.version)
         }
-        div.banner.good[report.ready].bad[!report.ready] { b { (report.verdict) } }
+        div.banner.good[report.ready].bad[!report.ready] {
+            b { (report.verdict) }
+            @if let Some(words) = report.way_back() { br; (words) }
+        }
     }
 }
 

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use maud::{Markup, PreEscaped, html};
 
 use crate::http::admin::lately::History;
-use crate::http::admin::verdict::Answer;
 use crate::telemetry::health::Level;
 use crate::telemetry::letters::LetterSummary;
 use crate::telemetry::metrics::Refused;
@@ -27,7 +26,7 @@ pub(super) fn render(
     status: &Status,
     history: &History,
     letters: &[LetterSummary],
-    (viewer, verdict): (&Viewer, &Answer),
+    (viewer, tile): (&Viewer, &Markup),
 ) -> String {
     let window = Window::until(status.now);
     let scale = Scale::of(window, status.upstreams.iter().map(|upstream| history.of(&upstream.name).0));
@@ -36,7 +35,7 @@ pub(super) fn render(
             body {
                 header { h1 { "Switchyard" } nav aria-label="Pages" { a href="report" { "Report" } } }
                 main {
-                    (first_screen(status, verdict))
+                    (first_screen(status, tile))
                     (viewer.bar(status))
                     (alarms(status))
                     div.cards { @for upstream in &status.upstreams { (cards::card(status, upstream, (scale, history.of(&upstream.name)), viewer)) } }
@@ -59,8 +58,8 @@ pub(super) fn render(
     document(&title, &viewer.refresh(), &body)
 }
 
-/// The first screen: health, and the most important figures, readable across the room.
-fn first_screen(status: &Status, verdict: &Answer) -> Markup {
+/// The first screen: health, and the most important figures, readable across the room. `tile` says where a switch may lead.
+fn first_screen(status: &Status, tile: &Markup) -> Markup {
     let class = match status.health.level {
         Level::Well => "verdict good",
         Level::Degraded => "verdict warn",
@@ -95,7 +94,7 @@ fn first_screen(status: &Status, verdict: &Answer) -> Markup {
                 dd.bad[lost > 0 || no_room > 0 || limited.is_some() || status.not_ready.is_some()] { b { (words::count(lost)) } }
                 dd.muted { (coming) @if let Some(refused) = &refused { (refused) } @if let Some(limited) = &limited { "; " (limited) } }
             }
-            div.may { dt { "May we switch?" } (verdict.shown()) }
+            (tile)
         }
         @for project in status.exceptions() {
             p { "Project " b { (project.name) } ": primary " b { (project.primary) } " · mirror " (if project.mirror { "on" } else { "off" }) }
