@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tokio::time::Instant;
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriterExt as _};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
@@ -60,12 +60,12 @@ impl Streams {
     }
 }
 
-/// Starts logging. `filter` is in the syntax of `RUST_LOG`, limited to modules and levels. An invalid filter is reported, and `info` is
-/// used.
+/// Starts logging. `filter` is in the syntax of `RUST_LOG`, limited to modules and levels; a level without a module is for our own code.
+/// An invalid filter is reported, and `info` is used.
 pub fn start(format: Format, streams: Streams, filter: &str) {
     let (filter, problem) = match read(filter) {
         Ok(filter) => (filter, None),
-        Err(error) => (Targets::new().with_default(Level::INFO), Some(error)),
+        Err(error) => (ours(Targets::new().with_default(Level::INFO)), Some(error)),
     };
     let are_apart = streams.are_apart();
     let colour = !are_apart && std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -106,7 +106,16 @@ pub fn tell_left_out() {
 fn read(filter: &str) -> Result<Targets, ParseError> {
     // An empty part would mean only errors, and a part with a space before it would be a module with that space in its name.
     let parts: Vec<&str> = filter.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
-    parts.join(",").parse()
+    parts.join(",").parse().map(ours)
+}
+
+/// Limits the level that is for all modules to our own code. Libraries log only errors unless the filter names them: a client can make
+/// some of them write a warning for each frame that it sends, and no damper is before those.
+fn ours(filter: Targets) -> Targets {
+    let Some(level) = filter.default_level() else { return filter };
+    let names_us = filter.iter().any(|(target, _)| target == OURS);
+    let filter = filter.with_default(level.min(LevelFilter::ERROR));
+    if names_us { filter } else { filter.with_target(OURS, level) }
 }
 
 /// The format `<4>message field=value`, from which journald takes the priority (sd-daemon(3)).
@@ -135,6 +144,8 @@ where
     }
 }
 
+/// The crate whose lines are ours.
+const OURS: &str = "switchyard";
 /// How long a line on one subject is not repeated.
 const QUIET: Duration = Duration::from_secs(60);
 /// The most subjects of one damper. Further ones within a minute get no line; metrics count them.
@@ -224,10 +235,26 @@ mod tests {
         for filter in ["switchyard::delivery=debug,info", " switchyard::delivery=debug , info, "] {
             let filter = read(filter).unwrap();
             let is_on = |target, level| filter.would_enable(target, &level);
-            assert!(is_on("switchyard::delivery::worker", Level::DEBUG) && is_on("hyper", Level::INFO));
+            assert!(is_on("switchyard::delivery::worker", Level::DEBUG) && is_on("switchyard::http", Level::INFO));
             assert!(!is_on("switchyard::intake", Level::DEBUG));
         }
         assert!(read("switchyard=loud").is_err());
+    }
+
+    #[test]
+    fn libraries_log_only_errors_unless_the_filter_names_them() {
+        let is_on = |filter: &str, target, level| read(filter).unwrap().would_enable(target, &level);
+        for filter in ["info", "debug", "switchyard=warn,trace"] {
+            assert!(
+                !is_on(filter, "h2::proto::ping_pong", Level::WARN) && is_on(filter, "h2", Level::ERROR),
+                "{filter}"
+            );
+            assert!(is_on(filter, "switchyard::http", Level::WARN), "{filter}");
+        }
+        assert!(is_on("info,h2=debug", "h2::proto::ping_pong", Level::DEBUG));
+        assert!(!is_on("info,h2=debug", "rustls", Level::WARN));
+        assert!(!is_on("switchyard=warn,trace", "switchyard::http", Level::INFO));
+        assert!(!is_on("off", "h2", Level::ERROR) && !is_on("off", "switchyard", Level::ERROR));
     }
 
     #[tokio::test(start_paused = true)]

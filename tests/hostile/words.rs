@@ -2,6 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::front;
 use crate::support::envelopes::{self, KEY, new_id};
@@ -119,4 +122,35 @@ async fn header_bytes_that_are_no_text_are_ignored_or_refused() {
     relay.finish().await;
     assert_eq!(upstream.taken_count(), good);
     assert!(upstream.seen().iter().all(|seen| !seen.headers.contains_key("cookie")));
+}
+
+/// A frame of HTTP/2 for the connection.
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, 0][..], payload].concat()
+}
+
+#[tokio::test]
+async fn frames_that_a_library_would_warn_of_write_no_lines() {
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const ACK: u8 = 1;
+    let (relay, _upstream) = front().await;
+    for address in [relay.address(), relay.admin_address()] {
+        let mut connection = TcpStream::connect(address).await.expect("a connection");
+        let unasked = frame(PING, ACK, b"unasked!").repeat(100);
+        let mut all = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        all.extend(frame(SETTINGS, 0, b""));
+        all.extend(unasked);
+        all.extend(frame(PING, 0, b"the last"));
+        connection.write_all(&all).await.expect("frames are taken");
+        // The last one is answered, so all before it were read.
+        let mut said = vec![];
+        while !said.windows(8).any(|eight| eight == b"the last") {
+            let read = timeout(SOON, connection.read_buf(&mut said)).await.expect("an answer in time");
+            assert!(read.expect("no reset") > 0, "{said:?}");
+        }
+    }
+    let log = relay.log();
+    assert!(!log.contains("PING ack"), "{log}");
+    relay.finish().await;
 }
