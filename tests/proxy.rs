@@ -311,6 +311,27 @@ async fn bodies_pass_piece_by_piece_in_both_directions() {
     relay.finish().await;
 }
 
+#[tokio::test]
+async fn a_length_beside_chunks_is_not_passed_on_and_a_protocol_that_nobody_asked_for_is_a_502() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    let relay = Plan::new(&[("a", format!("http://a0a0@{address}/11"))]).start().await;
+    let ask = async |answer: &'static str| {
+        let (request, address) = (head("GET", "/api/0/x/", &[]), relay.address());
+        let (seen, ()) = tokio::join!(exchange(&address, &request), async {
+            let (mut tracker, _) = taken(&listener).await;
+            tracker.write_all(answer.as_bytes()).await.expect("an answer is taken");
+        });
+        seen
+    };
+    let chunks = "HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n8\r\nabcdefgh\r\n0\r\n\r\n";
+    let seen = ask(chunks).await;
+    assert_eq!((seen.status, &*seen.body), (200, &b"abcdefgh"[..]), "{seen:?}");
+    let seen = ask("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n").await;
+    assert_eq!(seen.status, 502, "{seen:?}");
+    relay.finish().await;
+}
+
 /// A relay that keeps idle connections for a second, with a tracker by hand; the connection of a client; and the relay's connection to the
 /// tracker.
 async fn download() -> (Relay, TcpStream, TcpStream) {

@@ -88,6 +88,10 @@ async fn pass_on(public: &Public, parts: &Parts, body: Body) -> Result<Response,
         fault = progress.stalled(patience) => return Err(faulty(fault, limit)),
     };
     match answer {
+        // We never ask for another protocol.
+        Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            Err(failed("the primary changes the protocol unasked"))
+        }
         Ok(answer) => Ok(answered(answer, patience, place, &public.proxy.tasks)),
         Err(error) => Err(match progress.fault() {
             Some(fault) => faulty(fault, limit),

@@ -92,9 +92,14 @@ pub(super) fn to_upstream(from: &HeaderMap, forwarded_for: Option<&str>, rekey: 
     headers
 }
 
-/// The headers of the primary's answer as the client gets it.
+/// The headers of the primary's answer as the client gets it. A length beside `Transfer-Encoding` says nothing of the body (RFC 9112,
+/// section 6.3), and would make the client take a part of it for the whole.
 pub(super) fn to_client(from: &HeaderMap) -> HeaderMap {
-    only(from, |name| OF_AN_ANSWER.contains(&name) || name.starts_with(SENTRY))
+    let mut headers = only(from, |name| OF_AN_ANSWER.contains(&name) || name.starts_with(SENTRY));
+    if from.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    headers
 }
 
 /// Replaces the client's key by the primary's, and removes `Basic` credentials with a password, which are meant for the site around us
