@@ -90,16 +90,15 @@ impl Headers {
     }
 
     /// Hides the values in an answer: a tracker, or a proxy before it, may repeat them.
-    pub fn hide(&self, mut text: String) -> String {
-        for value in self.0.written.values().map(Secret::expose) {
-            // In `Basic …` the second word is the secret.
-            for part in [value, value.split_once(' ').map_or("", |(_, rest)| rest.trim())] {
-                if part.len() >= SHORTEST_HIDDEN && text.contains(part) {
-                    text = text.replace(part, "***");
-                }
-            }
-        }
-        text
+    pub fn hide(&self, text: String) -> String {
+        self.secrets().fold(text, hide)
+    }
+
+    /// The values that are secret. In `Basic …` the second word is one, too.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        let all = self.0.written.values().map(Secret::expose);
+        let parts = all.flat_map(|value| [value, value.split_once(' ').map_or("", |(_, rest)| rest.trim())]);
+        parts.filter(|part| part.len() >= SHORTEST_HIDDEN)
     }
 
     /// The problems of the headers: the name of the header at fault, if it is one, and words that show no value.
@@ -141,6 +140,30 @@ fn problem_of(name: &HeaderName, value: &str) -> Option<&'static str> {
     }
 }
 
+/// Hides a secret in a text, also as JSON spells it.
+pub fn hide(text: String, secret: &str) -> String {
+    spellings(secret).iter().fold(text, |text, spelling| text.replace(spelling, "***"))
+}
+
+/// Hides the beginning of a secret that a text ends with, because the text was cut there.
+pub fn hide_cut(text: &mut String, secret: &str) {
+    let cut = |spelling: &String| {
+        let mut lengths = (SHORTEST_HIDDEN..spelling.len()).rev();
+        lengths.find(|length| spelling.get(..*length).is_some_and(|beginning| text.ends_with(beginning)))
+    };
+    if let Some(length) = spellings(secret).iter().filter_map(cut).max() {
+        text.truncate(text.len() - length);
+        text.push_str("***");
+    }
+}
+
+/// A secret as it is, and as JSON may spell it: PHP also escapes slashes.
+fn spellings(secret: &str) -> [String; 3] {
+    let escaped = secret.replace('\\', "\\\\").replace('"', "\\\"");
+    let slashes_too = escaped.replace('/', "\\/");
+    [secret.to_owned(), escaped, slashes_too]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +185,19 @@ mod tests {
         }
         assert_eq!(own.hide("no aHVudGVyMg== or hunter2 here".to_owned()), "no *** or *** here");
         assert_eq!((own.problems(), own.authorization()), (vec![], Some("authorization")));
+    }
+
+    #[test]
+    fn a_secret_is_hidden_as_json_spells_it_and_where_the_text_was_cut() {
+        assert_eq!(hide(r#"{"a":"hun\/ter\"2"} hun/ter"2"#.to_owned(), "hun/ter\"2"), r#"{"a":"***"} ***"#);
+        for (text, hidden) in [("no hunter", "no ***"), ("no hunt", "no ***"), ("no hun", "no hun"), ("", "")] {
+            let mut text = text.to_owned();
+            hide_cut(&mut text, "hunter2");
+            assert_eq!(text, hidden);
+        }
+        let mut text = r"no hun\/te".to_owned();
+        hide_cut(&mut text, "hun/ter2");
+        assert_eq!(text, "no ***");
     }
 
     #[test]

@@ -7,12 +7,14 @@ use crate::clock::Timestamp;
 use crate::journal::{Claim, DeadLetter, Progress};
 use crate::policy::routing::Routing;
 use crate::printable;
+use crate::protocol::dsn::Dsn;
 
 use super::compress::Compress;
+use super::headers;
 use super::load::Load;
 use super::quirks::{self, Quirks};
 use super::settings::Settings;
-use super::transport::{Reply, SendError};
+use super::transport::{KEPT_ANSWER, Reply, SendError};
 
 /// The most characters of an error that are shown.
 const ERROR_LENGTH: usize = 300;
@@ -82,10 +84,13 @@ impl Sent {
         if reply.status.is_success() && !reply.is_foreign {
             return;
         }
-        reply.text = self.settings.headers.hide(std::mem::take(&mut reply.text));
+        let is_cut = reply.text.len() >= KEPT_ANSWER;
         let dsn = self.routing.project(&self.claim.record.project).and_then(|project| project.dsns.get(upstream));
-        if let Some(dsn) = dsn {
-            reply.text = reply.text.replace(dsn.public_key(), "***");
+        for secret in self.settings.headers.secrets().chain(dsn.map(Dsn::public_key)) {
+            reply.text = headers::hide(std::mem::take(&mut reply.text), secret);
+            if is_cut {
+                headers::hide_cut(&mut reply.text, secret);
+            }
         }
     }
 }

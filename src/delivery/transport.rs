@@ -40,7 +40,7 @@ const MAX_ANSWER: usize = 32 * 1024;
 const MAX_PIECES: usize = 256;
 const RATE_LIMITS: HeaderName = HeaderName::from_static("x-sentry-rate-limits");
 /// The most bytes of an answer that are kept for errors and dead letters.
-const KEPT_ANSWER: usize = 2 * 1024;
+pub(super) const KEPT_ANSWER: usize = 2 * 1024;
 
 /// A request to an upstream. It is boxed because it moves often.
 pub(super) type Parcel = Box<Request<Contents>>;
