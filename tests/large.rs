@@ -232,7 +232,7 @@ async fn a_large_body_that_does_not_fit_gets_503_and_leaves_nothing() {
     // A client that leaves halfway leaves no file either.
     let mut leaving = Connection::open(&relay.address()).await.expect("a connection");
     leaving.write(Connection::head(4 * MIB).as_bytes()).await.expect("the head is taken");
-    leaving.write(&vec![b'x'; 2 * MIB]).await.expect("the half is taken");
+    leaving.write(&envelope(&noise(4 * MIB))[..2 * MIB]).await.expect("the half is taken");
     eventually("half a body is in the folder", PATIENCE, async || match files(&relay).len() {
         2 => Ok(()),
         n => Err(n.to_string()),

@@ -128,6 +128,16 @@ pub fn size(body: impl BufRead, encodings: &[Encoding], limit: u64) -> Result<u6
     }
 }
 
+/// The first bytes of the decoded text, at most `most`, as far as the beginning of a body yields them.
+pub fn beginning(body: &[u8], encodings: &[Encoding], most: u64) -> Vec<u8> {
+    let mut text = Vec::new();
+    // What was decoded before an error counts: the body goes on.
+    if let Ok(reader) = chain(body, encodings, body.len() as u64 + most) {
+        drop(reader.take(most).read_to_end(&mut text));
+    }
+    text
+}
+
 /// Decodes `size` bytes, the result of [`size`], and passes them to `hand_over` in pieces, until it returns `false`.
 pub fn pieces(
     body: impl BufRead,
@@ -305,6 +315,16 @@ mod tests {
             let text = packed(outer, &packed(inner, TEXT));
             assert_eq!(decode(text.into(), &layers, MIB).unwrap(), TEXT, "{inner:?} in {outer:?}");
         }
+    }
+
+    #[test]
+    fn the_beginning_of_a_cut_body_is_decoded_and_no_more() {
+        let text: Vec<u8> = (0..200_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        for encoding in ALL {
+            let packed = packed(encoding, &text);
+            assert!(beginning(&packed[..400_000], &[encoding], 1000) == text[..1000], "{encoding:?}");
+        }
+        assert_eq!(beginning(b"nonsense", &[Encoding::Gzip], 1000), b"");
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub enum CrashError {
 pub struct Workshop {
     /// The journal that keeps large bodies.
     pub journal: Arc<dyn Journal>,
+    /// The project of the bodies.
+    pub project: Option<Arc<str>>,
     /// The owner of the bodies; `None` with a single project.
     pub owner: Option<Owner>,
     /// The turns; each file that is unpacked takes one.
@@ -70,6 +72,6 @@ pub struct Workshop {
 impl Workshop {
     /// A new body.
     pub(super) fn body(&self) -> BodyWriter {
-        BodyWriter::new(Arc::clone(&self.journal), self.owner.as_ref().and_then(Owner::project))
+        BodyWriter::new(Arc::clone(&self.journal), self.project.clone())
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //!
-//! - Every written byte counts as room taken ([`Storage`](super::Storage)), by the project if it is known.
+//! - Every written byte counts as room taken ([`Storage`](super::Storage)), by the project if it is known. If it is not, nothing that the
+//!   journal keeps gives way for it.
 //! - When the [append](super::Log::append) of its record returns, a body is as durable as the record. It is removed with the record.
 //! - A body that is dropped before its end, or that no record takes over, is removed: when it is dropped, or at the next start.
 //! - This file does not look into bodies.

@@ -1,7 +1,7 @@
 //! Shares of the room. One half is divided into parts, one for each configured project; the other half is common.
 //!
 //! Rule: a project always gets its own part. A project beyond its part takes from the common half only, and its records are evicted
-//! first. A single project has all the room. This file knows neither records nor files.
+//! first. A single project has all the room. For what names no known project nobody gives way. This file knows neither records nor files.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -102,9 +102,12 @@ impl Shares {
     }
 
     /// The bytes that must stay free for other projects when a project takes `need` more and all hold `used`. Zero while the project stays
-    /// within its part; otherwise the unused rest of the others' parts. A body of no project counts as beyond.
+    /// within its part; otherwise the unused rest of the others' parts. A body of no project counts as beyond, and leaves half of the room
+    /// to a single project.
     pub(super) fn left_for_others(&self, project: Option<u32>, need: u64, used: u64) -> u64 {
-        let Some(part) = self.part().filter(|_| used + need > self.max / 2) else { return 0 };
+        let of_the_only = (project.is_none() && self.configured.len() == 1).then_some(self.max / 2);
+        let part = self.part().or(of_the_only);
+        let Some(part) = part.filter(|_| used + need > self.max / 2) else { return 0 };
         let own = project.and_then(|number| self.holders.get(number as usize)).filter(|holder| holder.is_configured);
         if own.is_some_and(|holder| holder.bytes() + need <= part) {
             return 0;
@@ -117,8 +120,12 @@ impl Shares {
         left + part * (self.configured.len() as u64).saturating_sub(count)
     }
 
-    /// Whose records are evicted when a project needs `need` bytes more, rank by rank.
+    /// Whose records are evicted when a project needs `need` bytes more, rank by rank. Nobody's for a body of no known project: it may be
+    /// no envelope at all.
     pub(super) fn giving(&self, project: Option<u32>, need: u64) -> Vec<Giving> {
+        if project.is_none() {
+            return vec![];
+        }
         let all = || Giving { rank: Rank::All, projects: vec![] };
         let Some(part) = self.part() else { return vec![all()] };
         let excess = |(number, holder): (u32, &Holder)| {
@@ -215,6 +222,8 @@ mod tests {
     fn the_only_project_leaves_nothing_to_nobody_and_all_give_way_for_it() {
         let shares = shares(&[("a", 1000), ("gone", 100)], &["a"]);
         assert_eq!((shares.part(), shares.left_for_others(Some(0), 100, 1100)), (None, 0));
+        let nobodys = |used| shares.left_for_others(None, 100, used);
+        assert_eq!((nobodys(1100), nobodys(500)), (0, 0), "it has more than its half, and half is free");
         let giving = shares.giving(Some(0), 10);
         assert!(giving.len() == 1 && giving[0].has(0) && giving[0].has(1) && giving[0].has(7));
         assert_eq!(shares.told()[0], Share { project: "a".into(), bytes: 1000, part: None });
@@ -229,7 +238,13 @@ mod tests {
         };
         assert_eq!(order(Some(0)), [vec!["a"], vec!["a", "b"]]);
         assert_eq!(order(Some(2)), [vec!["a"], vec!["a", "b", "c"]]);
-        assert_eq!(order(None), [vec!["a"], vec!["a", "b"]]);
+        assert!(order(None).is_empty(), "nobody gives way for a body of no known project");
+    }
+
+    #[test]
+    fn a_body_of_no_known_project_leaves_half_of_the_room_to_the_only_project() {
+        let shares = shares(&[("a", 100)], &["a"]);
+        assert_eq!((shares.left_for_others(None, 10, 700), shares.left_for_others(Some(0), 10, 700)), (500, 0));
     }
 
     #[test]

@@ -118,7 +118,7 @@ async fn a_bomb_of_4_7_gigabytes_is_refused_with_flat_memory() {
     let attack = async {
         for request in [post(&path, &headers, &bomb), chunked(&path, &headers, &bomb, 60_000)] {
             let answer = refused(&relay, "4.7 GB of zeros", "gzip", &request).await;
-            assert_eq!(answer.status, 413);
+            assert_eq!(answer.status, 400, "its first line is no header, and nothing of it is written");
         }
     };
     let ((), sent) = beside(&relay, attack).await;

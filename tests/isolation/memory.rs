@@ -23,7 +23,8 @@ async fn slowly(address: &str, path: &str, count: usize, length: usize) -> Vec<W
     let begin = async |()| {
         let mut wire = Wire::connect(address).await;
         wire.offer(&announced).await;
-        wire.offer(&vec![b'x'; length]).await;
+        wire.offer(b"{}\n").await;
+        wire.offer(&vec![b'x'; length - 3]).await;
         wire
     };
     futures_util::future::join_all((0..count).map(|_| begin(()))).await

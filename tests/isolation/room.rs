@@ -147,7 +147,8 @@ async fn files_under_way(relay: &Relay, count: usize) -> Vec<Wire> {
     let begin = async |()| {
         let mut wire = Wire::connect(&relay.address()).await;
         wire.offer(&announced).await;
-        wire.offer(&vec![b'x'; LARGE]).await;
+        wire.offer(b"{}\n").await;
+        wire.offer(&vec![b'x'; LARGE - 3]).await;
         wire
     };
     futures_util::future::join_all((0..count).map(|_| begin(()))).await
@@ -196,4 +197,51 @@ async fn the_only_project_has_all_of_the_journal() {
     let taken = fill(&relay, (1, KEY), SMALL).await;
     assert!(taken > 21 << 20, "{taken}");
     relay.stop().await;
+}
+
+/// `mib` MiB of zeros after this beginning, packed.
+fn packed(beginning: &str, mib: usize) -> Vec<u8> {
+    zstd::encode_all(&[beginning.as_bytes(), &vec![0; mib << 20]].concat()[..], 1).expect("memory")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_of_no_known_key_cost_nobody_an_envelope_and_one_that_names_its_key_is_taken() {
+    let (primary, shadow) = (Upstream::start().await, Upstream::start().await);
+    shadow.always(Reply::status(503));
+    let plan = Plan::new(&[("primary", primary.dsn("01", 1)), ("shadow", shadow.dsn("02", 2))]);
+    let plan = plan.server("tunnel = \"/tunnel\"").journal("max_size = \"24MiB\"");
+    let relay = plan.journal("min_free_disk = \"0B\"").start().await;
+    let mut sent = BTreeSet::new();
+    for _ in 0..200 {
+        let (id, status) = send(&relay, (1, KEY), SMALL).await;
+        assert_eq!(status, 200);
+        sent.insert(id);
+    }
+    // Each would need half of what waits for the shadow.
+    let stranger = format!("{{\"dsn\":\"http://{APP}@relay/1\"}}\n");
+    for path in ["/api/1/envelope/", "/tunnel"] {
+        for (beginning, status) in [("", 400), ("{}\n", 401), (&stranger, 403)] {
+            let plain = [beginning.as_bytes(), &vec![0; 18 << 20]].concat();
+            let answer = relay.post(path, plain).send().await.expect("an answer");
+            assert_eq!(answer.status(), status, "{path} {beginning}");
+            let answer = relay.post(path, packed(beginning, 18)).header("content-encoding", "zstd").send().await;
+            assert_eq!(answer.expect("an answer").status(), status, "{path} {beginning}, packed");
+        }
+    }
+    let evicted = async || {
+        let samples = relay.samples().await.expect("metrics");
+        samples.sum("switchyard_dropped_items_total", &[("upstream", "shadow"), ("reason", "evicted")])
+    };
+    assert_eq!(evicted().await, 0.0, "{}", relay.log());
+    assert_eq!(relay.status().await["ready"], true);
+    // A body that names its key is the project's, and its shadow gives way.
+    let ours = format!("{{\"dsn\":\"http://{KEY}@relay/1\"}}\n{{\"type\":\"attachment\"}}\n");
+    let answer = relay.post("/tunnel", packed(&ours, 14)).header("content-encoding", "zstd").send().await;
+    assert_eq!(answer.expect("an answer").status(), 200, "{}", relay.log());
+    assert!(evicted().await > 0.0);
+    shadow.always(Reply::Ok);
+    relay.balanced(6 * SOON).await;
+    let have: BTreeSet<String> = primary.taken_ids().into_iter().collect();
+    assert!(sent.is_subset(&have));
+    relay.finish().await;
 }

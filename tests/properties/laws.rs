@@ -232,7 +232,7 @@ pub(crate) fn multipart(data: &[u8]) {
     let settings = journal::Settings { path: folder.path().join("journal.db"), ..journal::Settings::default() };
     let journal = SqliteJournal::open(&settings, Clock::system(), Ledger::default()).expect("a journal");
     let journal = Arc::new(journal);
-    let workshop = Workshop { journal, owner: None, turns: Turns::default() };
+    let workshop = Workshop { journal, project: None, owner: None, turns: Turns::default() };
     let pieces = || -> Pieces {
         let pieces: Vec<_> = form.chunks(usize::from(*size) + 1).map(Bytes::copy_from_slice).map(Ok).collect();
         stream::iter(pieces).boxed()

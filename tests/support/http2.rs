@@ -62,7 +62,9 @@ impl Http2 {
     /// Begins a POST, sends at least `bytes` bytes of its body and never ends it. Does not wait for the answer.
     pub(crate) async fn begin(&mut self, path: &str, bytes: usize) {
         let pieces = vec![Bytes::from(vec![b'x'; 16 << 10]); bytes.div_ceil(16 << 10)];
-        let body = stream::iter(pieces).map(|piece| Ok(Frame::data(piece))).chain(stream::pending());
+        let body = stream::iter([Bytes::from_static(b"{}\n")].into_iter().chain(pieces))
+            .map(|piece| Ok(Frame::data(piece)))
+            .chain(stream::pending());
         let request = Request::post(format!("http://relay.test{path}")).body(UnsyncBoxBody::new(StreamBody::new(body)));
         let mut sender = self.sender.clone();
         if sender.ready().await.is_ok() {

@@ -104,8 +104,12 @@ async fn envelope(
     what: What,
     held: &Arc<Mutex<Held>>,
 ) -> Result<(EventId, Body), ApiError> {
-    let (owner, turns) = (held.lock().await.owner().cloned(), public.room.turns());
-    let workshop = Workshop { journal: Arc::clone(public.intake.journal()), owner, turns };
+    let (owner, project) = {
+        let held = held.lock().await;
+        (held.owner().cloned(), held.project())
+    };
+    let (journal, turns) = (Arc::clone(public.intake.journal()), public.room.turns());
+    let workshop = Workshop { journal, project, owner, turns };
     let boundary = boundary(&parts.headers);
     let form = match (what, &boundary) {
         (What::Attachments(None), _) => return Err(malformed("the event id in the path is no event id")),
@@ -129,7 +133,7 @@ async fn pieces(public: &Public, parts: &Parts, body: Incoming, held: &Arc<Mutex
         return Ok(body.pieces(public.room.clone(), Arc::clone(held), most).map_err(Into::into).boxed());
     }
     let mut held = held.lock().await;
-    let body = receive(public, body, encodings, &mut held).await?;
+    let body = receive(public, body, encodings, None, &mut held).await?;
     public.room.extend(&mut held, body.in_memory() as u64 + most.min(body.len())).await?;
     let unreadable = |error| JournalError::Failed(format!("the file of a body cannot be read: {error}")).into();
     Ok(body.pieces().map_err(unreadable).boxed())

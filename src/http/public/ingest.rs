@@ -251,7 +251,8 @@ async fn submit(
     form: Form,
 ) -> Result<Receipt, ApiError> {
     let mut held = share(public, &entrance, parts);
-    let mut body = receive(public, body, encodings(&parts.headers)?, &mut held).await?;
+    let envelope_of = (form == Form::Envelope).then_some(&entrance);
+    let mut body = receive(public, body, encodings(&parts.headers)?, envelope_of, &mut held).await?;
     if form == Form::Event {
         let event = whole(public, body, &mut held).await?;
         body = stored(public, event, &mut held).await?.into();
@@ -293,7 +294,7 @@ pub(super) fn sender(public: &Public, parts: &Parts) -> Client {
 /// shares with nobody.
 pub(super) fn share(public: &Public, entrance: &Entrance, parts: &Parts) -> Held {
     match entrance.project() {
-        Some(_) if public.intake.routing().projects.len() == 1 => Held::default(),
+        Some(project) if public.intake.routing().projects.len() == 1 => Held::of_the_only(Arc::clone(project)),
         Some(project) => Held::of(Owner::Project(Arc::clone(project))),
         None => Held::of(Owner::Client(source(public, parts))),
     }

@@ -124,7 +124,7 @@ async fn outgoing(
         let length = body.size_hint();
         return Ok((body, length));
     }
-    let body = receive(public, Incoming::new(body, limit), encodings, held).await?;
+    let body = receive(public, Incoming::new(body, limit), encodings, None, held).await?;
     let length = SizeHint::with_exact(body.len());
     Ok(match body {
         journal::body::Body::Memory(bytes) => (bytes.into(), length),

@@ -61,7 +61,7 @@ async fn submit(
 ) -> Result<Receipt, ApiError> {
     raw::check_content_type(endpoint, content_type)?;
     let mut held = share(public, &entrance, parts);
-    let mut body = receive(public, body, encodings(&parts.headers)?, &mut held).await?;
+    let mut body = receive(public, body, encodings(&parts.headers)?, None, &mut held).await?;
     raw::check_presence(endpoint, &body)?;
     let mut identity = None;
     if endpoint == Endpoint::Cron {

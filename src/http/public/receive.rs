@@ -3,17 +3,19 @@
 //!
 //! Rule: a body takes room as it comes, up to a bound that does not depend on its size; its limit applies as sent and as decoded. A body
 //! that finds no more room goes through a file, too. An encoded body is decoded once it is complete, so that a slow client holds no
-//! decoder.
+//! decoder. Before anything of an envelope goes to a file, its first line must name a known project.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::intake::decode::{self, DecodeError, Encoding};
+use crate::intake::submit::Entrance;
 use crate::intake::unpack::{Packed, UnpackError};
 use crate::journal::JournalError;
 use crate::journal::bodies::BodyWriter;
 use crate::journal::body::Body;
+use crate::protocol::envelope::MAX_LINE;
 use crate::tasks;
 
 use super::body::{Incoming, Joined};
@@ -30,16 +32,37 @@ const STREAMED: u64 = 512 * 1024;
 /// The same when there is no room for [`STREAMED`]: for one write, and for one piece.
 const SQUEEZED: u64 = 2 * SMALL;
 
-/// Reads a body and undoes its encodings. Extends `held` to the room that the body takes.
+/// Reads a body and undoes its encodings. Extends `held` to the room that the body takes. `envelope_of` says how the request of an
+/// envelope is authenticated; `None` for other bodies.
 pub(super) async fn receive(
     public: &Public,
     incoming: Incoming,
     encodings: Vec<Encoding>,
+    envelope_of: Option<&Entrance>,
     held: &mut Held,
 ) -> Result<Body, ApiError> {
     let limit = incoming.limit();
-    let body = read(public, incoming, held).await?;
-    if encodings.is_empty() { Ok(body) } else { decoded(public, body, encodings, limit, held).await }
+    let body = read(public, incoming, (&encodings, envelope_of), held).await?;
+    if encodings.is_empty() {
+        return Ok(body);
+    }
+    decoded(public, body, (encodings, envelope_of), limit, held).await
+}
+
+/// Finds out whose an envelope is, by the beginning of its body. Refuses one that is no envelope, or of no known project.
+async fn recognise(
+    public: &Public,
+    (encodings, envelope_of): (&[Encoding], Option<&Entrance>),
+    beginning: Bytes,
+    held: &mut Held,
+) -> Result<(), ApiError> {
+    let Some(entrance) = envelope_of else { return Ok(()) };
+    let encodings = encodings.to_vec();
+    let text = tasks::blocking(move || decode::beginning(&beginning, &encodings, MAX_LINE as u64 + 1)).await;
+    if let Some(project) = public.intake.recognise(entrance, &text)? {
+        held.note_project(project);
+    }
+    Ok(())
 }
 
 /// Returns a body as bytes in memory, read back if it went through a file. Only for bodies with a small limit.
@@ -52,9 +75,22 @@ pub(super) async fn whole(public: &Public, body: Body, held: &mut Held) -> Resul
     Ok(read.map_err(|error| JournalError::Failed(format!("the file of a body cannot be read: {error}")))?)
 }
 
-async fn read(public: &Public, mut incoming: Incoming, held: &mut Held) -> Result<Body, ApiError> {
+async fn read(
+    public: &Public,
+    mut incoming: Incoming,
+    what: (&[Encoding], Option<&Entrance>),
+    held: &mut Held,
+) -> Result<Body, ApiError> {
     let (start, more) = gather(&public.room, &mut incoming, held).await?;
     let Some(more) = more else { return Ok(start.into()) };
+    let beginning = if start.is_empty() { &more } else { &start };
+    if let Err(refusal) = recognise(public, what, beginning.clone(), held).await {
+        drop((start, more));
+        held.shrink(0);
+        // As in `admit`: not every SDK reads an answer that comes before it has sent the body.
+        incoming.discard().await;
+        return Err(refusal);
+    }
     let (mut writer, takes) = through_a_file(public, held, 0).await?;
     writer.write(&start).await?;
     drop(start);
@@ -100,7 +136,7 @@ async fn gather(room: &Room, incoming: &mut Incoming, held: &mut Held) -> Result
 async fn decoded(
     public: &Public,
     body: Body,
-    encodings: Vec<Encoding>,
+    (encodings, envelope_of): (Vec<Encoding>, Option<&Entrance>),
     limit: Limit,
     held: &mut Held,
 ) -> Result<Body, ApiError> {
@@ -118,6 +154,9 @@ async fn decoded(
         other => other.into(),
     };
     let size = packed.size().await.map_err(too_large)?;
+    if let Body::Memory(bytes) = &packed.body {
+        recognise(public, (&packed.encodings, envelope_of), bytes.clone(), held).await?;
+    }
     let in_memory = packed.body.in_memory() as u64;
     let writer = if room.keep_now(held, in_memory + size.min(keep)) {
         BodyWriter::new(Arc::clone(public.intake.journal()), held.project()).beyond(keep)

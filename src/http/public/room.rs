@@ -66,18 +66,25 @@ pub(in crate::http) struct Held {
     of: Option<Arc<Free>>,
     /// Whose share the room is taken from; `None` for nobody's.
     account: Option<(Owner, Class)>,
+    /// The project of the body, if it is known.
+    project: Option<Arc<str>>,
     bytes: u64,
 }
 
 impl Held {
     /// No room yet; it will be taken from the owner's share.
     pub(super) fn of(owner: Owner) -> Self {
-        Self { of: None, account: Some((owner, Class::default())), bytes: 0 }
+        Self { of: None, project: owner.project(), account: Some((owner, Class::default())), bytes: 0 }
+    }
+
+    /// No room yet, for a project that shares with nobody.
+    pub(super) fn of_the_only(project: Arc<str>) -> Self {
+        Self { of: None, project: Some(project), account: None, bytes: 0 }
     }
 
     /// No room yet; it will be taken from the owner's share of windows.
     pub(super) fn of_window(owner: Owner) -> Self {
-        Self { of: None, account: Some((owner, Class::Windows)), bytes: 0 }
+        Self { of: None, project: None, account: Some((owner, Class::Windows)), bytes: 0 }
     }
 
     /// Whose share it is.
@@ -85,9 +92,14 @@ impl Held {
         self.account.as_ref().map(|(owner, _)| owner)
     }
 
-    /// The project whose share it is.
+    /// The project of the body, if it is known.
     pub(super) fn project(&self) -> Option<Arc<str>> {
-        self.owner().and_then(Owner::project)
+        self.project.clone()
+    }
+
+    /// Notes the project that the body has named. The room in memory stays in the share of the client.
+    pub(super) fn note_project(&mut self, project: Arc<str>) {
+        self.project = Some(project);
     }
 
     /// The size of the room in bytes.

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::clock::Timestamp;
 use crate::journal::body::{Body, Unreadable};
 use crate::journal::{Client, JournalError};
@@ -12,16 +14,34 @@ use crate::policy::outcome::RefusalReason;
 use crate::policy::routing::Project;
 use crate::policy::shadow::caps::Spent;
 use crate::protocol::category::{Category, Quantities};
-use crate::protocol::envelope::{Item, Outline};
+use crate::protocol::envelope::{Envelope, Item, MAX_LINE, Outline, header_line};
 use crate::protocol::item::ItemType;
 use crate::protocol::rate_limits::RateLimit;
 use crate::tasks;
 
-use super::{Intake, Refusal, View};
+use super::{Entrance, Intake, Refusal, View};
+use crate::intake::keyring::check_dsn;
 use crate::intake::police::{self, Sorting};
 use crate::intake::shadows::{self, Recipients, Sight};
 
 impl Intake {
+    /// The project that the beginning of an envelope names, before the rest is there; `None` while its first line is not at its end.
+    pub fn recognise(&self, entrance: &Entrance, beginning: &[u8]) -> Result<Option<Arc<str>>, Refusal> {
+        let line = header_line(beginning);
+        if line.len() == beginning.len() && line.len() <= MAX_LINE {
+            return Ok(None);
+        }
+        let envelope = Envelope::parse(Bytes::copy_from_slice(line))?;
+        let project = match entrance {
+            Entrance::Request { project, .. } => {
+                check_dsn(project, envelope.dsn())?;
+                Arc::clone(project)
+            }
+            Entrance::Envelope { id } => self.view.load().keyring.find_by_dsn(id.as_deref(), envelope.dsn())?,
+        };
+        Ok(Some(Arc::clone(&project.name)))
+    }
+
     /// Puts the limits for browsers in force when the first browser sends for a project. A page names its origin; a server does not.
     pub(super) fn look_for_browser(&self, view: &View, project: &Arc<str>, client: &Client) {
         if client.origin.is_none() || !view.limiter.load().awaits_browsers(project) {

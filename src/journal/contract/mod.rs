@@ -111,6 +111,12 @@ macro_rules! suite {
             contract::a_project_beyond_its_part_is_refused_alone(subject).await;
         }
 
+        #[tokio::test]
+        async fn nothing_gives_way_for_a_body_of_no_known_project() {
+            let subject = contract::Subject::new($make(contract::LITTLE));
+            contract::nothing_gives_way_for_a_body_of_no_known_project(subject).await;
+        }
+
         #[test]
         fn any_calls_leave_the_journal_as_the_model_says() {
             contract::any_calls_leave_the_journal_as_the_model_says(|| $make(contract::ENOUGH));

@@ -49,3 +49,31 @@ pub(crate) async fn a_project_beyond_its_part_is_refused_alone(mut subject: Subj
     }
     assert!(flood(&journal, target).await > 0, "what was delivered gives way");
 }
+
+/// The subject's journal may take [`LITTLE`].
+pub(crate) async fn nothing_gives_way_for_a_body_of_no_known_project(subject: Subject) {
+    let journal = subject.journal();
+    let (primary, shadow) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
+    journal.protect(Primaries { everywhere: Some(primary), ..Primaries::default() });
+    for projects in [vec!["shop"], vec!["shop", "app"]] {
+        journal.split(projects.into_iter().map(Into::into).collect());
+        // Some wait for the shadow, and some are only retained.
+        for _ in 0..150 {
+            journal.append(of("shop", &[shadow])).await.expect("a shadow gives way");
+            journal.append(of("shop", &[])).await.expect("a shadow gives way");
+        }
+        let taken = async || (space(&*journal).await.used, journal.backlog(shadow).await.unwrap().envelopes);
+        let before = taken().await;
+        assert!(before.0 > 2 << 20 && before.1 > 10, "{before:?}");
+        let mut writer = BodyWriter::new(Arc::clone(&journal), None);
+        let refused = writer.write(&noise(3 * IN_MEMORY)).await;
+        assert!(matches!(refused, Err(JournalError::Full(_) | JournalError::Share(_))), "{refused:?}");
+        drop(writer);
+        eventually("its room comes back", async || taken().await.0 <= before.0 + (64 << 10)).await;
+        let after = taken().await;
+        assert!(after.0 + (64 << 10) > before.0 && after.1 == before.1, "{before:?} {after:?}");
+        assert!(journal.writable().await.is_ok(), "the journal is full for nobody else");
+        // The same body of a known project is taken.
+        drop(written(&journal, &noise(IN_MEMORY + 1)).await.expect("a shadow gives way"));
+    }
+}

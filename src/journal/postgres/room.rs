@@ -148,7 +148,7 @@ impl Room {
     pub(super) fn giving(&self, changes: &Changes, (project, need): (Option<i32>, u64)) -> Vec<HashSet<i32>> {
         let state = &mut *self.state();
         state.lay(changes, 1);
-        let number = project.and_then(|project| state.takers.get(&project)?.number);
+        let number = state.number(project);
         let giving = state.shares.giving(number, need);
         state.lay(changes, -1);
         let of = |giving: &crate::journal::shares::Giving| {
@@ -203,6 +203,11 @@ impl State {
         }
     }
 
+    /// The number of a project among the shares; one that nobody has if it is not known there yet.
+    fn number(&self, project: Option<i32>) -> Option<u32> {
+        project.map(|project| self.takers.get(&project).and_then(|taker| taker.number).unwrap_or(u32::MAX))
+    }
+
     fn lay(&mut self, changes: &Changes, sign: i64) {
         changes.iter().for_each(|(project, bytes)| self.change(*project, |taker| taker.ours += sign * bytes));
     }
@@ -216,7 +221,7 @@ impl State {
     }
 
     fn refusal(&self, project: Option<i32>, need: u64) -> Option<JournalError> {
-        let number = project.and_then(|project| self.takers.get(&project)?.number);
+        let number = self.number(project);
         let left = self.shares.left_for_others(number, need, self.used);
         if self.used + need + left <= self.max {
             return None;

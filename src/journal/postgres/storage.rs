@@ -76,9 +76,9 @@ pub(super) async fn measure_room(shared: &Shared) -> Result<(), Fault> {
 /// Makes room for `need` more bytes of a project. The inner error is the refusal for the client.
 pub(super) async fn admit(work: &mut Work, project: Option<i32>, need: u64) -> Result<Result<(), JournalError>, Fault> {
     let (shared, whose) = (Arc::clone(&work.shared), (project, need));
-    if shared.room.refusal(work.book.room(), whose).is_none() {
-        return Ok(Ok(()));
-    }
+    let Some(refusal) = shared.room.refusal(work.book.room(), whose) else { return Ok(Ok(())) };
+    // For a body of no known project nothing gives way, and its refusal says nothing of others.
+    let Some(number) = project else { return Ok(Err(refusal)) };
     let gone = make_room(work, whose).await?;
     let refusal = shared.room.refusal(work.book.room(), whose);
     match &refusal {
@@ -86,7 +86,7 @@ pub(super) async fn admit(work: &mut Work, project: Option<i32>, need: u64) -> R
         Some(JournalError::Full(_)) => shared.room.note_refused(Some(whose)),
         Some(JournalError::Share(why)) => {
             let names = shared.names();
-            shares::tell_refused(project.and_then(|project| names.project(project)).map_or("", |name| name), why);
+            shares::tell_refused(names.project(number).map_or("", |name| name), why);
         }
         Some(_) => {}
     }

@@ -49,7 +49,7 @@ impl Writer<'_> {
         let project = self.projects.number(self.conn, &self.shared, &submission.project)?;
         let written = Written::of(&submission, self.room.page())?;
         if let Err(error) = self.make_room(Some(project), written.room(), true, group)? {
-            Self::refuse(Some(&submission.project), &error, group);
+            Self::refuse(&submission.project, &error, group);
             return Ok(Err(error));
         }
         self.room.grow(written.room());

@@ -73,6 +73,9 @@ impl Writer<'_> {
     /// Drops the oldest records that wait only for shadows.
     fn give_up(&mut self, project: Option<u32>, need: u64, group: &mut Group) -> rusqlite::Result<Option<Gone>> {
         let giving = self.shared.shares().giving(project, need);
+        if giving.is_empty() {
+            return Ok(None);
+        }
         let at = (group.last, self.shared.clock.now(), &mut group.book);
         self.eviction.step(self.conn, &self.shared, (&giving, need), at, &mut group.passes)
     }
@@ -88,7 +91,7 @@ impl Writer<'_> {
         self.room.holds(kept + need)
     }
 
-    /// Reserves room for bytes of a file.
+    /// Reserves room for bytes of a file. For a body of no known project nothing gives way, and its refusal says nothing of others.
     pub(in crate::journal::sqlite) fn reserve(
         &mut self,
         project: Option<Arc<str>>,
@@ -101,19 +104,19 @@ impl Writer<'_> {
             let shares = self.shared.shares();
             self.shared.spool.take(number.and_then(|number| shares.count(number)), bytes)
         });
-        match &room {
-            Err(error @ JournalError::Share(_)) => Self::refuse(project.as_deref(), error, group),
+        match (&room, &project) {
+            (Err(error @ JournalError::Share(_)), Some(project)) => Self::refuse(project, error, group),
             // If a small one still fits, this one is too large, and the journal is not full.
-            Err(error) if !self.room.fits(SMALL) => Self::refuse(project.as_deref(), error, group),
+            (Err(error), Some(project)) if !self.room.fits(SMALL) => Self::refuse(project, error, group),
             _ => {}
         }
         Ok(room)
     }
 
     /// Logs a refusal for one project, at most once a minute. A refusal for all becomes the journal's trouble.
-    pub(super) fn refuse(project: Option<&str>, error: &JournalError, group: &mut Group) {
+    pub(super) fn refuse(project: &str, error: &JournalError, group: &mut Group) {
         match error {
-            JournalError::Share(why) => shares::tell_refused(project.unwrap_or_default(), why),
+            JournalError::Share(why) => shares::tell_refused(project, why),
             _ => group.refused = Some(error.clone()),
         }
     }
