@@ -157,10 +157,7 @@ fn the_candidate(view: &View, named: Option<&str>) -> Result<String, NoReport> {
         }
         (None, [one]) => Ok((*one).to_owned()),
         (None, []) => Err(format!("{primary} is the only upstream: there is nothing to compare it with")),
-        (None, _) => Err(format!(
-            "several upstreams could be meant: name one of {} as the candidate (--candidate, ?candidate=)",
-            others.join(", ")
-        )),
+        (None, _) => Err(format!("name one of {} as the candidate (--candidate, ?candidate=)", others.join(", "))),
     };
     which.map_err(NoReport::Candidate)
 }
