@@ -5,28 +5,31 @@ use std::sync::{Arc, OnceLock};
 use serde_json::Value;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 use super::shows;
 use super::support::envelopes::{self, KEY};
 use super::support::relay::{Plan, Relay, SOON};
 use super::support::upstream::Upstream;
 
-/// Another address of a relay, which is told later: the DSN there, and the place for the relay's own address.
-async fn other_name() -> (String, Arc<OnceLock<String>>) {
+/// Another address of a relay, which is told later: the DSN there, the place for the relay's own address, and what passes bytes on.
+async fn other_name() -> (String, Arc<OnceLock<String>>, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let dsn = format!("http://{KEY}@{}/1", listener.local_addr().expect("an address"));
     let leads_to = Arc::new(OnceLock::<String>::new());
     let told = Arc::clone(&leads_to);
-    tokio::spawn(async move {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
         while let Ok((mut client, _)) = listener.accept().await {
             let Some(relay) = told.get().cloned() else { continue };
-            tokio::spawn(async move {
+            connections.spawn(async move {
                 let mut relay = TcpStream::connect(relay).await.expect("the relay");
                 let _ended = copy_bidirectional(&mut client, &mut relay).await;
             });
         }
     });
-    (dsn, leads_to)
+    (dsn, leads_to, tasks)
 }
 
 const SESSION: &str = "{}\n{\"type\":\"session\"}\n{\"sid\":\"8c1e2f1a3b4c4d5e8f90a1b2c3d4e5f6\",\"init\":true,\
@@ -43,7 +46,7 @@ async fn refused_as_loop(relay: &Relay) -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_back_by_another_name_is_refused_and_waits() {
-    let (tracker, (dsn, leads_to)) = (Upstream::start().await, other_name().await);
+    let (tracker, (dsn, leads_to, _passing)) = (Upstream::start().await, other_name().await);
     let relay = Plan::new(&[("a", dsn), ("b", tracker.dsn("key-b", 22))]).start().await;
     leads_to.set(relay.address()).expect("told once");
     let (_, told) = relay.verb(&["check"]).await;
@@ -64,7 +67,7 @@ async fn what_comes_back_by_another_name_is_refused_and_waits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_relays_that_name_each_other_end_the_circle() {
-    let (dsn, leads_to) = other_name().await;
+    let (dsn, leads_to, _passing) = other_name().await;
     let first = Plan::new(&[("a", dsn)]).start().await;
     let second = Plan::new(&[("a", first.dsn())]).start().await;
     leads_to.set(second.address()).expect("told once");
