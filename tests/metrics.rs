@@ -74,7 +74,7 @@ const CLOSED: [(&str, &str); 5] = [
         "attachment attachment_item default error feedback internal log_byte log_item metric_bucket monitor \
          profile profile_chunk profile_chunk_ui replay security session span trace_metric transaction unknown",
     ),
-    ("code", "200 201 202 204 301 302 304 400 401 403 404 405 408 409 413 414 415 429 431 500 502 503 504 other"),
+    ("code", "200 201 202 204 301 302 304 400 401 403 404 405 408 409 413 414 415 429 431 500 502 503 504 508 other"),
     ("result", "delivered failed misconfigured rate_limited refused unsupported"),
     ("state", "closed half_open open"),
     ("upstream", "new old"),

@@ -396,6 +396,21 @@ async fn bugsink_is_sent_one_request_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_429_that_names_no_limits_has_taken_nothing() {
+    for kind in ["sentry", "relay", "generic"] {
+        let (tracker, _generic, relay) = relay_to(kind, &[]).await;
+        tracker.then([Reply::with_header(429, "retry-after", "1")]);
+        // No limit concerns an item of an unknown type.
+        let (_, sent) = send(&relay, &[("event", json!({})), ("new_thing", json!({}))]).await;
+        let samples = relay.balanced(SOON).await;
+        assert_eq!(tracker.seen().len(), 2, "{kind}");
+        assert_eq!(tracker.seen()[1].body, sent.as_bytes(), "{kind}");
+        assert_eq!((delivered(&samples, "error"), delivered(&samples, "unknown")), (1.0, 1.0), "{kind}");
+        relay.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_a_429_of_sentry_or_relay_has_taken_unlimited_items() {
     for (kind, requests) in [("sentry", 1), ("relay", 1), ("generic", 2)] {
         let (tracker, _generic, relay) = relay_to(kind, &["on_rate_limit = \"drop\""]).await;

@@ -150,20 +150,6 @@ fn check_loop(path: &Path, dsn: &Dsn, file: &File, report: &mut Report<'_>) {
         report.error(path, "this is our own address: envelopes would go round in a circle", Some(help.into()));
     } else if is_own_address(host, port, &[file.admin.listen]) {
         report.error(path, "this is the address of our own [admin] listener", None);
-    } else {
-        // A chain of two relays may have one project id and key at both, so this is no error. What does come back is refused.
-        let is_ours = |project: &&Written| {
-            let key = project.public_key.as_deref().map(PublicKey::new);
-            project.id.as_deref() == Some(dsn.project()) && key.is_some_and(|key| key.is(dsn.public_key()))
-        };
-        if let Some(project) = file.projects.iter().find(is_ours) {
-            let name = project.name.as_deref().unwrap_or_default();
-            let message = format!(
-                "this DSN has the id and key of project {name} here: is it our own, by another name? Then nothing is delivered"
-            );
-            let help = "put the DSN here that the tracker gave you, unless another relay with this id and key is there";
-            report.warning(path, message, Some(help.into()));
-        }
     }
 }
 

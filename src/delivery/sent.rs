@@ -8,6 +8,7 @@ use crate::journal::{Claim, DeadLetter, Progress};
 use crate::policy::routing::Routing;
 use crate::printable;
 use crate::protocol::dsn::Dsn;
+use crate::protocol::rate_limits;
 
 use super::compress::Compress;
 use super::headers;
@@ -42,6 +43,12 @@ impl Sent {
             Err(error) => error.to_string(),
         };
         printable::in_a_line(&text).take(ERROR_LENGTH).collect()
+    }
+
+    /// Whether the answer names limits.
+    pub(super) fn names_limits(&self) -> bool {
+        let named = |line: &String| !rate_limits::parse(line).is_empty();
+        self.result.as_ref().is_ok_and(|reply| reply.rate_limits.iter().any(named))
     }
 
     /// Whether something else than the tracker, before it or in its place, says that it took the record.

@@ -49,8 +49,6 @@ async fn what_comes_back_by_another_name_is_refused_and_waits() {
     let (tracker, (dsn, leads_to, _passing)) = (Upstream::start().await, other_name().await);
     let relay = Plan::new(&[("a", dsn), ("b", tracker.dsn("key-b", 22))]).start().await;
     leads_to.set(relay.address()).expect("told once");
-    let (_, told) = relay.verb(&["check"]).await;
-    assert!(told.contains("has the id and key of project"), "{told}");
 
     assert_eq!(relay.send(SESSION).await.status(), 200);
     assert_eq!(relay.send(envelopes::error(&envelopes::new_id())).await.status(), 200);
@@ -62,7 +60,7 @@ async fn what_comes_back_by_another_name_is_refused_and_waits() {
     assert_eq!(proxied.expect("an answer").status(), 508);
     assert_eq!(tracker.taken_count(), 2);
     let (_, told) = relay.verb(&["status"]).await;
-    assert!(told.contains("leads back to this relay"), "{told}");
+    assert!(told.contains("leads back to it"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

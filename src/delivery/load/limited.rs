@@ -11,13 +11,13 @@ use crate::protocol::category::Quantities;
 use super::{Load, Part, positions, select, sum};
 
 /// Divides a record by the limits that are known with the answer: the quantities of `sent` that the upstream has taken, and what is left,
-/// none of which is sent now. `Err` when the upstream may not have taken the items that it does not limit: until when all of `sent` waits;
-/// `None` when none of it is limited.
+/// none of which is sent now. `takes_the_rest` is whether the answer tells of limits, and comes from an upstream that takes what it does not
+/// limit. `Err` when the upstream may not have taken that: until when all of `sent` waits; `None` when none of it is limited.
 pub(in crate::delivery) fn divide(
     claim: &Claim,
     sent: &Load,
     cooldown: &Cooldown,
-    quirks: &Quirks,
+    (quirks, takes_the_rest): (&Quirks, bool),
     now: Timestamp,
 ) -> Result<(Quantities, Load), Option<Timestamp>> {
     let select_of = |items| {
@@ -25,7 +25,7 @@ pub(in crate::delivery) fn divide(
         select(&Claim { progress, ..claim.clone() }, cooldown, quirks, now)
     };
     let was_sent = select_of(sent.positions().or_else(|| claim.progress.items.clone()));
-    let is_known = was_sent.is_empty() || (quirks.takes_the_rest_on_429 && was_sent.has_limited());
+    let is_known = was_sent.is_empty() || (takes_the_rest && was_sent.has_limited());
     if !is_known {
         return Err(was_sent.limited_until);
     }
@@ -97,7 +97,9 @@ mod tests {
         let mut divided = 0;
         for (kind, before, after) in cases() {
             let sent = select(&claim, &limits(before), quirks::of(kind), T);
-            let limited = select(&claim, &limits(after), quirks::of(kind), T).limited.quantities;
+            let limited = select(&claim, &limits(after), (quirks::of(kind), quirks::of(kind).takes_the_rest_on_429), T)
+                .limited
+                .quantities;
             let Ok((taken, left)) = divide(&claim, &sent, &limits(after), quirks::of(kind), T) else { continue };
             divided += 1;
             for mode in [OnRateLimit::Hold, OnRateLimit::Drop] {
@@ -124,7 +126,7 @@ mod tests {
     #[test]
     fn a_429_that_limits_no_sent_item_has_taken_nothing() {
         let claim = claim();
-        let sent = select(&claim, &limits(0b0010), quirks::of(Kind::Sentry), T);
+        let sent = select(&claim, &limits(0b0010), (quirks::of(Kind::Sentry), true), T);
         let divided = divide(&claim, &sent, &limits(0b0010), quirks::of(Kind::Sentry), T);
         assert_eq!(divided.map(|(taken, _)| taken), Err(None));
     }

@@ -23,7 +23,9 @@ impl Worker {
 
     pub(super) fn rate_limited(&self, sent: &Sent, now: Timestamp) -> Settlement {
         let strikes = sent.claim.progress.strikes;
-        match limited::divide(&sent.claim, &sent.load, &self.cooldown, sent.quirks(), now) {
+        // A 429 that names no limits need not be the tracker's, which took the rest: what stands before it answers so, too.
+        let takes_the_rest = sent.quirks().takes_the_rest_on_429 && sent.names_limits();
+        match limited::divide(&sent.claim, &sent.load, &self.cooldown, (sent.quirks(), takes_the_rest), now) {
             Ok((taken, left)) => {
                 let rest = left.remainder(self.settings().on_rate_limit, sent.progress(strikes), now);
                 Settlement { delivered: taken, ..rest }

@@ -1,4 +1,4 @@
-//! Room and its shares. Delivered records give way; waiting ones never do.
+//! Room and its shares. Delivered records give way, except for a body of no known project; waiting ones never do.
 
 use std::time::Duration;
 
@@ -114,7 +114,8 @@ impl State {
             if used + need + left <= self.max {
                 return Ok(());
             }
-            let Some(oldest) = self.records.keys().copied().find(|id| self.may_go(*id)) else {
+            let oldest = || self.records.keys().copied().find(|id| self.may_go(*id));
+            let Some(oldest) = project.and_then(|_| oldest()) else {
                 let is_share = used + need <= self.max;
                 return Err(if is_share { JournalError::Share("what is left is for others".into()) } else { full() });
             };
