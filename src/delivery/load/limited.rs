@@ -97,10 +97,12 @@ mod tests {
         let mut divided = 0;
         for (kind, before, after) in cases() {
             let sent = select(&claim, &limits(before), quirks::of(kind), T);
-            let limited = select(&claim, &limits(after), (quirks::of(kind), quirks::of(kind).takes_the_rest_on_429), T)
-                .limited
-                .quantities;
-            let Ok((taken, left)) = divide(&claim, &sent, &limits(after), quirks::of(kind), T) else { continue };
+            let limited = select(&claim, &limits(after), quirks::of(kind), T).limited.quantities;
+            let Ok((taken, left)) =
+                divide(&claim, &sent, &limits(after), (quirks::of(kind), quirks::of(kind).takes_the_rest_on_429), T)
+            else {
+                continue;
+            };
             divided += 1;
             for mode in [OnRateLimit::Hold, OnRateLimit::Drop] {
                 let what = format!("{kind:?} {before:04b} {after:04b} {mode:?}");
@@ -126,8 +128,8 @@ mod tests {
     #[test]
     fn a_429_that_limits_no_sent_item_has_taken_nothing() {
         let claim = claim();
-        let sent = select(&claim, &limits(0b0010), (quirks::of(Kind::Sentry), true), T);
-        let divided = divide(&claim, &sent, &limits(0b0010), quirks::of(Kind::Sentry), T);
+        let sent = select(&claim, &limits(0b0010), quirks::of(Kind::Sentry), T);
+        let divided = divide(&claim, &sent, &limits(0b0010), (quirks::of(Kind::Sentry), true), T);
         assert_eq!(divided.map(|(taken, _)| taken), Err(None));
     }
 }
