@@ -55,12 +55,13 @@ pub(crate) async fn nothing_gives_way_for_a_body_of_no_known_project(subject: Su
     let journal = subject.journal();
     let (primary, shadow) = (journal.target("a").await.unwrap(), journal.target("b").await.unwrap());
     journal.protect(Primaries { everywhere: Some(primary), ..Primaries::default() });
-    for projects in [vec!["shop"], vec!["shop", "app"]] {
-        journal.split(projects.into_iter().map(Into::into).collect());
+    for projects in [&["shop"][..], &["shop", "app"]] {
+        journal.split(projects.iter().map(|name| (*name).into()).collect());
         // Some wait for the shadow, and some are only retained.
         for _ in 0..150 {
-            journal.append(of("shop", &[shadow])).await.expect("a shadow gives way");
-            journal.append(of("shop", &[])).await.expect("a shadow gives way");
+            // A full journal may refuse some.
+            drop(journal.append(of("shop", &[shadow])).await);
+            drop(journal.append(of("shop", &[])).await);
         }
         let taken = async || (space(&*journal).await.used, journal.backlog(shadow).await.unwrap().envelopes);
         let before = taken().await;
@@ -73,7 +74,9 @@ pub(crate) async fn nothing_gives_way_for_a_body_of_no_known_project(subject: Su
         let after = taken().await;
         assert!(after.0 + (64 << 10) > before.0 && after.1 == before.1, "{before:?} {after:?}");
         assert!(journal.writable().await.is_ok(), "the journal is full for nobody else");
-        // The same body of a known project is taken.
-        drop(written(&journal, &noise(IN_MEMORY + 1)).await.expect("a shadow gives way"));
+        // A body of a project that is within its part is taken.
+        if projects.len() == 1 {
+            drop(written(&journal, &noise(IN_MEMORY + 1)).await.expect("what was delivered gives way"));
+        }
     }
 }
