@@ -32,8 +32,8 @@ async fn says(relay: &Relay, verb: &'static str) -> String {
 
 #[tokio::test]
 async fn a_test_event_makes_no_service_heard() {
-    let a = Upstream::start().await;
-    let relay = Plan::new(&[("a", a.dsn("key-a", 1))]).start().await;
+    let (a, b) = (Upstream::start().await, Upstream::start().await);
+    let relay = Plan::new(&[("a", a.dsn("key-a", 1)), ("b", b.dsn("key-b", 2))]).start().await;
     assert_eq!(relay.verb(&["send-test"]).await.0, 0);
     let seen = async |expected: bool| {
         eventually(&format!("seen: {expected}"), SOON, async || {
