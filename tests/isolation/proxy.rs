@@ -57,7 +57,7 @@ async fn one_client_that_trickles_uploads_leaves_another_answered() {
     second::compare("100 trickled uploads: events", &calm, &attacked);
     second::compare("100 trickled uploads: requests to the primary", &calm_asks, &attacked_asks);
     let refused = relay.samples().await.expect("metrics");
-    let refused = refused.sum("switchyard_refused_requests_total", &[("reason", "overloaded")]);
+    let refused = refused.sum("switchyard_refused_requests_total", &[("reason", "proxy_overloaded")]);
     assert!(refused >= 60.0, "{refused} of the attacker were refused");
     drop(wires);
     relay.balanced(SOON).await;
